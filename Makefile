@@ -1,0 +1,40 @@
+# `make demo` and `make test` install what they need into .venv and are all the set-up there is.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest
+
+.PHONY: venv venv-test demo test test-all soak lint clean
+
+# What a user installs: no torch.
+venv: $(VENV)/.installed
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+# What the tests need as well: pytest, ruff, and torch to compare with.
+venv-test: $(VENV)/.installed-test
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) torch==$(shell sed -n 's/^torch==//p' constraints.txt)
+	$(PIP) --editable .[test,torch]
+	touch $@
+
+demo: venv
+	$(VENV)/bin/pic-jax demo --workdir=demo_run
+
+test: venv-test
+	$(PYTEST) -n 2 -m 'not slow'
+
+test-all: venv-test
+	$(PYTEST) -n 2
+
+soak: venv-test
+	@echo 'soak: no long runs are defined yet'
+
+lint: venv-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) demo_run build *.egg-info

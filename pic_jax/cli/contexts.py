@@ -1,0 +1,114 @@
+"""`pic-jax contexts`: looks into files of stored contexts, cuts rows out of them, joins them."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pic_jax.errors import ConfigError
+from pic_jax.interop import contexts
+
+NAME = 'contexts'
+HELP = 'show, slice or merge files of stored contexts'
+EXAMPLE = """examples:
+  pic-jax contexts show notes.safetensors
+  pic-jax contexts slice notes.safetensors --rows 0,2:5 --out some.safetensors
+  pic-jax contexts merge notes.safetensors more.safetensors --out all.safetensors
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the three actions."""
+    actions = parser.add_subparsers(dest='action', required=True, metavar='show | slice | merge')
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return actions.add_parser(
+            name, help=text, description=text, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    show = add('show', 'print what a file holds, one line per context')
+    show.add_argument('file', metavar='FILE')
+    show.add_argument('--json', action='store_true', help='print JSON instead of the table')
+    cut = add('slice', 'copy some contexts into a new file')
+    cut.add_argument('file', metavar='FILE')
+    cut.add_argument('--rows', required=True, help='which, from 0; 0,2:5 are rows 0, 2, 3 and 4')
+    merge = add('merge', 'join files of one compressor and one target, in the order given')
+    merge.add_argument('files', metavar='FILE', nargs='+')
+    for action in (cut, merge):
+        action.add_argument('--out', required=True, metavar='OUT', help='the new file')
+        action.add_argument('--overwrite', action='store_true', help='replace OUT where it exists')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the action; returns the exit code.
+
+    Raises:
+      ConfigError: `--rows` or `--out` is not usable.
+      PicJaxError: a file is missing, broken, or does not go with the others.
+    """
+    if args.action == 'show':
+        description = contexts.describe(contexts.read(args.file))
+        print(json.dumps(description, indent=2) if args.json else _table(args.file, description))
+        return 0
+    out = Path(args.out)
+    if out.exists() and not args.overwrite:
+        raise ConfigError(f'--out={out} exists: expected a new file name, or --overwrite')
+    if args.action == 'slice':
+        stored = contexts.read(args.file)
+        result = contexts.select(stored, parse_rows(args.rows, len(stored)))
+    else:
+        result = contexts.merge([contexts.read(file) for file in args.files], args.files)
+    contexts.write(out, result)
+    print(f'{len(result)} contexts written', file=sys.stderr)
+    print(out)
+    return 0
+
+
+def parse_rows(text: str, count: int) -> list[int]:
+    """Row numbers of `0,2:5`: single rows, and ranges whose end is left out and whose ends may be missing.
+
+    Args:
+      text: the list.
+      count: how many rows there are; all numbers must fit.
+
+    Raises:
+      ConfigError: an item that is neither, selects nothing, or is out of range.
+    """
+    rows = []
+    for item in text.split(','):
+        first, colon, last = item.strip().partition(':')
+        numbers = [number for number in (first, last) if number]
+        usable = all(number.isascii() and number.isdigit() and len(number) < 19 for number in numbers)
+        if usable and (numbers or colon):
+            start = int(first or 0)
+            stop = int(last or count) if colon else start + 1
+            if start < stop <= count:
+                rows.extend(range(start, stop))
+                continue
+        raise ConfigError(
+            f'--rows={text}: {item.strip()!r} is not valid: expected rows like 3 or ranges like 2:5, '
+            f'within 0 to {count - 1} (the end of a range within {count})'
+        )
+    return rows
+
+
+def _table(file: str, description: dict[str, Any]) -> str:
+    """The description as text: shared fields, then one aligned line per context."""
+    rows = [('row', 'id', 'source tokens', 'k', 'ratio', 'bytes')]
+    for context in description['contexts']:
+        numbers = (context['source_tokens'], context['k'], f'{context["ratio"]:.2f}', context['bytes'])
+        rows.append((str(context['row']), _printable(context['id']), *map(str, numbers)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    shared = {'file': file} | {key: value for key, value in description.items() if key != 'contexts'}
+    lines = [f'{key:<18}{_printable(value)}' for key, value in shared.items()]
+    for row in rows:
+        cells = [c.ljust(w) if i == 1 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append('  '.join(cells).rstrip())
+    return '\n'.join(lines)
+
+
+def _printable(value: Any) -> str:
+    """`value` as one line that cannot steer a terminal: a file's strings are not to be trusted."""
+    text = str(list(value)) if isinstance(value, tuple) else str(value)
+    return text if text.isprintable() else ascii(text)

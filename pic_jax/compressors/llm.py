@@ -1,0 +1,145 @@
+"""Compressors whose encoder is the frozen target with an adapter: icae, epl and pic differ in Layout only."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pic_jax.compressors import windows
+from pic_jax.compressors.base import SPECIALS
+from pic_jax.config import CompressorConfig
+from pic_jax.errors import ConfigError
+from pic_jax.masks import Layout, make_layout, num_embeddings
+from pic_jax.memory import Memory
+from pic_jax.models.decoder import Decoder, KeyValues, Params
+from pic_jax.models.lora import init_lora, scaled
+
+
+@dataclasses.dataclass(frozen=True)
+class LLMCompressor:
+    """Reads [context][memory slots] under the Layout's mask; the memory is the last hidden states of the slots."""
+
+    config: CompressorConfig
+    decoder: Decoder
+
+    def init(self, key: jax.Array, base: Params) -> dict[str, Any]:
+        """Memory and special vectors are drawn with the mean and spread of the word embeddings (as EPL does).
+
+        Returns:
+          {'memory_embeddings': [m, D], 'special': {name: [D]}, 'lora': {...}, 'projector': {...}}, float32.
+        """
+        memory_key, lora_key, projector_key, *special_keys = jax.random.split(key, 3 + len(SPECIALS))
+        table_VD = jnp.asarray(base['embed_tokens']['embedding'], jnp.float32)
+        mean_D, std_D = jnp.mean(table_VD, axis=0), jnp.std(table_VD, axis=0)
+        D = table_VD.shape[1]
+
+        def like_words(key: jax.Array, *shape: int) -> jax.Array:
+            noise = jax.random.normal(key, (*shape, D))
+            return mean_D.reshape((1,) * len(shape) + (D,)) + std_D.reshape((1,) * len(shape) + (D,)) * noise
+
+        return {
+            'memory_embeddings': like_words(memory_key, num_embeddings(self.config)),
+            'special': {name: like_words(k) for name, k in zip(SPECIALS, special_keys, strict=True)},
+            'lora': init_lora(lora_key, base, self.config.lora),
+            'projector': self._init_projector(projector_key, D),
+        }
+
+    def compress(self, base: Params, trainable: dict[str, Any], tokens_BS: jax.Array, lengths_B: jax.Array) -> Memory:
+        """One masked pass over all windows of all rows.
+
+        Raises:
+          ConfigError: the padded context does not fit the compressor's slots or the model's positions.
+        """
+        config = self.config
+        B = tokens_BS.shape[0]
+        parts = windows.split(config, tokens_BS, lengths_B)
+        W, n = parts.tokens.shape[1:]
+        layout = make_layout(config, n)
+        self.check_positions(layout.num_positions)
+        lengths_R = parts.lengths.reshape(B * W)
+        slots_RkD = self._encode(base, trainable, layout, parts.tokens.reshape(B * W, n), lengths_R)
+        valid_BM = layout.valid(lengths_R)[:, n:].reshape(B, -1)
+        slot_start_Wk = parts.starts[..., None] + layout.cells.source[n:][None, None]
+        spread_BM = slot_start_Wk.reshape(B, -1) + (config.ratio - 1) // 2
+        valid_BM, spread_BM, embeddings_BMD = windows.pack_valid(
+            valid_BM, spread_BM, slots_RkD.reshape(B, -1, slots_RkD.shape[-1])
+        )
+        return decoder_memory(config, embeddings_BMD, spread_BM, valid_BM, lengths_B)
+
+    def _encode(self, base, trainable, layout: Layout, tokens_Rn: jax.Array, lengths_R: jax.Array) -> jax.Array:
+        """[R, k, D] projected states of the slots of R windows (or chunks) of one layout."""
+        mask_RSS = layout.dense_mask()[None] & layout.valid(lengths_R)[:, None, :]
+        slots_RkD, _ = self.encode(
+            base, trainable, tokens_Rn, layout.embedding_index, layout.positions(lengths_R), mask_RSS
+        )
+        return slots_RkD
+
+    def encode(
+        self, base, trainable, tokens_Rn, embedding_index_k, positions_RS, mask_RTS, past: KeyValues | None = None
+    ) -> tuple[jax.Array, KeyValues]:
+        """The encoder itself, on [n tokens][k slots].
+
+        Args:
+          embedding_index_k: which learned vector each slot starts from.
+          positions_RS, mask_RTS: position ids and mask of the n + k positions (keys: [past][these]).
+          past: keys and values of earlier memory.
+
+        Returns:
+          projected states [R, k, D] of the slots, and keys and values of all n + k positions.
+        """
+        tokens_RnD = self.decoder.apply({'params': base}, tokens_Rn, method='embed')
+        slots_kD = trainable['memory_embeddings'][embedding_index_k].astype(self.decoder.dtype)
+        slots_RkD = jnp.broadcast_to(slots_kD[None], (tokens_Rn.shape[0], *slots_kD.shape))
+        x_RSD = jnp.concatenate([tokens_RnD, slots_RkD], axis=1)
+        variables = {'params': base}
+        if trainable['lora']:
+            variables['lora'] = scaled(trainable['lora'], self.config.lora)
+        hidden_RSD, key_values = self.decoder.apply(variables, x_RSD, positions_RS, mask_RTS, past)
+        return self._project(trainable, hidden_RSD[:, tokens_Rn.shape[1] :]), key_values
+
+    def _project(self, trainable: dict[str, Any], x: jax.Array) -> jax.Array:
+        """The projector, applied to [..., D]."""
+        weights = trainable['projector']
+        if self.config.projector == 'none':
+            return x
+        if self.config.projector == 'linear':
+            return x @ weights['kernel'].astype(x.dtype)
+        return x + jax.nn.gelu(x @ weights['up'].astype(x.dtype)) @ weights['down'].astype(x.dtype)
+
+    def _init_projector(self, key: jax.Array, D: int) -> dict[str, jax.Array]:
+        if self.config.projector == 'none':
+            return {}
+        if self.config.projector == 'linear':
+            return {'kernel': jnp.eye(D)}
+        return {'up': jax.random.normal(key, (D, 4 * D)) / D**0.5, 'down': jnp.zeros((4 * D, D))}
+
+    def check_positions(self, needed: int) -> None:
+        """Refuses layouts that pass the model's positions."""
+        available = self.decoder.config.max_position_embeddings
+        if needed > available:
+            raise ConfigError(
+                f'the context needs {needed} position ids but the model has {available}: '
+                'set compressor.window, or compressor.position_origin=chunk'
+            )
+
+
+def decoder_memory(
+    config: CompressorConfig, embeddings_BMD: jax.Array, spread_BM: jax.Array, valid_BM: jax.Array, lengths_B: jax.Array
+) -> Memory:
+    """Packed slots as the decoder sees them.
+
+    Args:
+      spread_BM: id of each slot if memory is spread over the context (its group's start + (r - 1) // 2).
+      lengths_B: true context tokens.
+    """
+    slot_1M = jnp.arange(valid_BM.shape[1])[None]
+    count_B = jnp.sum(valid_BM, axis=1, dtype=jnp.int32)
+    if config.decoder_positions == 'sequential':
+        positions_BM = jnp.where(valid_BM, slot_1M, 0)
+        text_start_B = count_B
+    else:
+        positions_BM = spread_BM
+        # The last slot of a short group may stand past the context's end; the text follows both.
+        text_start_B = jnp.maximum(lengths_B, jnp.max(spread_BM, axis=1) + 1)
+    return Memory(embeddings_BMD, positions_BM.astype(jnp.int32), valid_BM, text_start_B.astype(jnp.int32))

@@ -1,0 +1,186 @@
+"""The iterative form: compress a text chunk by chunk, with nothing but the memory's key/value cache.
+
+For every split of a text, `feed` ... `feed`, `flush` gives the memory that one masked pass gives; the mask of
+the whole text is never built. Chunk-local compressors carry no state between chunks at all.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pic_jax.compressors.llm import LLMCompressor, decoder_memory
+from pic_jax.config import CompressorConfig
+from pic_jax.errors import ConfigError
+from pic_jax.masks import (
+    MEMORY,
+    Cells,
+    chunk_position_stride,
+    make_layout,
+    sees,
+    slots_in,
+    why_not_streamable,
+    window_length,
+)
+from pic_jax.memory import Memory
+from pic_jax.models.decoder import KeyValues, Params
+
+
+class Slots(NamedTuple):
+    """New memory vectors [j, D], and the first context token [j] of the group that each stands for."""
+
+    embeddings: np.ndarray
+    starts: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamState:
+    """Everything the next chunk needs.
+
+    Attributes:
+      past: keys and values [L, 1, P, K, H] of the memory of earlier chunks in this window, or None where the
+        compressor is chunk-local; room beyond `past_count` slots is unused.
+      past_count: slots in `past`.
+      pending: int32 tokens of the unfinished chunk.
+      num_tokens: tokens in finished chunks.
+    """
+
+    past: KeyValues | None
+    past_count: int
+    pending: np.ndarray
+    num_tokens: int
+
+
+def start(compressor: LLMCompressor) -> StreamState:
+    """An empty stream.
+
+    Raises:
+      ConfigError: the compressor's options need the whole context at once.
+    """
+    reason = why_not_streamable(compressor.config)
+    if reason:
+        raise ConfigError(f'this compressor cannot stream: {reason}')
+    past = None
+    if _has_state(compressor.config):
+        decoder, m = compressor.decoder, slots_in(compressor.config, compressor.config.chunk_size)
+        shape = (decoder.config.num_hidden_layers, 1, m, decoder.config.num_key_value_heads, decoder.config.head_dim)
+        past = KeyValues(jnp.zeros(shape, decoder.dtype), jnp.zeros(shape, decoder.dtype))
+    return StreamState(past, 0, np.zeros(0, np.int32), 0)
+
+
+def feed(
+    compressor: LLMCompressor, base: Params, trainable: dict[str, Any], state: StreamState, tokens: np.ndarray
+) -> tuple[StreamState, Slots]:
+    """Appends int32 tokens [n], compresses every chunk that is now full, and returns its vectors."""
+    pending = np.concatenate([state.pending, np.asarray(tokens, np.int32)])
+    state, made = dataclasses.replace(state, pending=pending), []
+    while len(state.pending) >= (size := _next_chunk_size(compressor.config, state.num_tokens)):
+        state, slots = _compress_chunk(compressor, base, trainable, state, size)
+        made.append(slots)
+    return state, _concatenate(made, compressor)
+
+
+def flush(compressor: LLMCompressor, base: Params, trainable: dict[str, Any], state: StreamState) -> Slots:
+    """The vectors of the unfinished chunk; the stream ends here."""
+    if not len(state.pending):
+        return _concatenate([], compressor)
+    return _compress_chunk(compressor, base, trainable, state, len(state.pending))[1]
+
+
+def to_memory(compressor: LLMCompressor, parts: list[Slots], num_tokens: int) -> Memory:
+    """One context's memory (B = 1) from the parts of a finished stream of `num_tokens` tokens."""
+    slots = _concatenate(parts, compressor)
+    spread_1M = jnp.asarray(slots.starts)[None] + (compressor.config.ratio - 1) // 2
+    valid_1M = jnp.ones((1, len(slots.starts)), bool)
+    embeddings_1MD = jnp.asarray(slots.embeddings)[None]
+    return decoder_memory(compressor.config, embeddings_1MD, spread_1M, valid_1M, jnp.array([num_tokens]))
+
+
+def _has_state(config: CompressorConfig) -> bool:
+    return config.chunk_size is not None and not config.chunk_local
+
+
+def _next_chunk_size(config: CompressorConfig, num_tokens: int) -> int:
+    """Tokens of the chunk that starts at `num_tokens`: a chunk ends where its window does."""
+    if config.window is None:
+        return config.chunk_size
+    return min(config.chunk_size or config.window, config.window - num_tokens % config.window)
+
+
+def _compress_chunk(compressor, base, trainable, state: StreamState, size: int) -> tuple[StreamState, Slots]:
+    config = compressor.config
+    full_size = config.chunk_size or config.window
+    in_window = state.num_tokens % config.window if config.window else state.num_tokens
+    chunk = in_window // full_size
+    layout = make_layout(config, full_size)
+    offset = chunk * chunk_position_stride(config)
+    if config.position_origin == 'window':
+        compressor.check_positions(offset + layout.num_positions)
+    if config.memory_embeddings == 'per_window' and in_window + size > window_length(config):
+        raise ConfigError(
+            f'this compressor has memory vectors for {window_length(config)} tokens and the stream is longer: '
+            'set compressor.window, or compressor.memory_embeddings=per_chunk'
+        )
+    first_slot = chunk * layout.num_slots if config.memory_embeddings == 'per_window' else 0
+    tokens_1c = np.zeros((1, full_size), np.int32)
+    tokens_1c[0, :size] = state.pending[:size]
+    slots_kD, key_values = _chunk_pass(
+        compressor, base, trainable, tokens_1c, np.array([size]), offset, first_slot, state.past, state.past_count
+    )
+    k = slots_in(config, size)
+    made = Slots(np.asarray(slots_kD)[:k], state.num_tokens + layout.cells.source[layout.num_tokens :][:k])
+    num_tokens = state.num_tokens + size
+    window_ends = config.window is not None and num_tokens % config.window == 0
+    past, past_count = state.past, 0
+    if past is not None and not window_ends:
+        past, past_count = _append(past, state.past_count, key_values), state.past_count + k
+    return StreamState(past, past_count, state.pending[size:], num_tokens), made
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _chunk_pass(
+    compressor: LLMCompressor, base, trainable, tokens_1c, length_1, offset, first_slot, past, past_count
+) -> tuple[jax.Array, KeyValues]:
+    """One chunk, padded to its full size: [k, D] slots and the keys and values [L, 1, k, K, H] of the slots."""
+    config = compressor.config
+    layout = make_layout(config, tokens_1c.shape[1])
+    own = layout.cells
+    keys, keys_valid_1S = own, layout.valid(length_1)
+    if past is not None:
+        P = past.k.shape[2]
+        # Memory of earlier chunks: what matters to `sees` is only that its chunk comes before this one.
+        earlier = Cells(*(np.full(P, value) for value in (MEMORY, -1, 0, -1)))
+        keys = Cells(*(np.concatenate(pair) for pair in zip(earlier, own, strict=True)))
+        keys_valid_1S = jnp.concatenate([jnp.arange(P)[None] < past_count, keys_valid_1S], axis=1)
+    mask_1TS = sees(config, own[:, None], keys[None, :])[None] & keys_valid_1S[:, None, :]
+    slots_1kD, key_values = compressor.encode(
+        base,
+        trainable,
+        tokens_1c,
+        layout.embedding_index + first_slot,
+        layout.positions(length_1) + offset,
+        mask_1TS,
+        past,
+    )
+    return slots_1kD[0], jax.tree.map(lambda x: x[:, :, layout.num_tokens :], key_values)
+
+
+def _append(past: KeyValues, count: int, new: KeyValues) -> KeyValues:
+    """Writes k slots after the first `count`; room doubles when it is used up, so few shapes are compiled."""
+    room, needed = past.k.shape[2], count + new.k.shape[2]
+    grow = room if needed > room else 0
+
+    def write(old: jax.Array, values: jax.Array) -> jax.Array:
+        old = jnp.pad(old, ((0, 0), (0, 0), (0, grow), (0, 0), (0, 0)))
+        return jax.lax.dynamic_update_slice(old, values.astype(old.dtype), (0, 0, count, 0, 0))
+
+    return KeyValues(write(past.k, new.k), write(past.v, new.v))
+
+
+def _concatenate(parts: list[Slots], compressor: LLMCompressor) -> Slots:
+    D = compressor.decoder.config.hidden_size
+    empty = Slots(np.zeros((0, D), np.dtype(compressor.decoder.dtype)), np.zeros(0, np.int64))
+    return Slots(*(np.concatenate(arrays) for arrays in zip(empty, *parts, strict=True)))

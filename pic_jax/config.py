@@ -1,0 +1,409 @@
+"""All settings as frozen dataclasses.
+
+Configuration files build an `ml_collections.ConfigDict` (`default_config()`); the command line turns it
+at once into a `RunConfig` (`from_mapping`), and nothing behind that edge sees a ConfigDict. Every check
+names the key, the value and what would be valid. This module imports no jax.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from pic_jax.errors import ConfigError
+
+CONTEXT_SEES = ('causal', 'chunk', 'chunk+memory')
+MEMORY_SEES_MEMORY = ('own', 'previous')
+MEMORY_EMBEDDINGS = ('per_chunk', 'per_window')
+POSITIONS = ('end', 'interleaved', 'spread')
+POSITION_ORIGINS = ('window', 'chunk')
+WINDOW_SPLITS = ('fixed', 'even')
+DECODER_POSITIONS = ('sequential', 'spread')
+PROJECTORS = ('none', 'linear', 'mlp')
+DTYPES = ('float32', 'bfloat16')
+SCHEDULES = ('constant', 'cosine')
+TEMPLATES = ('plain', 'llama2-chat', 'chat')
+LINEARS = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
+
+
+def _require(condition: bool, key: str, value: Any, valid: str) -> None:
+    if not condition:
+        raise ConfigError(f'{key}={value!r} is not valid: expected {valid}')
+
+
+def _one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
+    _require(value in valid, key, value, 'one of ' + ', '.join(valid))
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeConfig:
+    """Rotary embedding. `llama3` rescales low frequencies as Llama 3.1 does (all five fields used)."""
+
+    theta: float = 10000.0
+    type: str = 'default'
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """Shape of a Llama-family decoder. Field names follow the HF config; letters are this project's."""
+
+    vocab_size: int  # V
+    hidden_size: int  # D
+    intermediate_size: int  # F
+    num_hidden_layers: int  # L
+    num_attention_heads: int  # N
+    num_key_value_heads: int  # K, divides N
+    head_dim: int  # H, need not be D / N
+    max_position_embeddings: int
+    rms_norm_eps: float = 1e-5
+    rope: RopeConfig = RopeConfig()
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        _require(kv_heads > 0 and heads % kv_heads == 0, 'num_key_value_heads', kv_heads, f'a divisor of {heads}')
+        _require(self.head_dim % 2 == 0, 'head_dim', self.head_dim, 'an even number')
+        _one_of('rope.type', self.rope.type, ('default', 'llama3'))
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapter of the encoder: y = xW + (alpha / rank) (xA)B on each linear layer in `targets`."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = ('q_proj', 'k_proj', 'v_proj', 'o_proj')
+
+    def __post_init__(self):
+        _require(self.rank >= 0, 'compressor.lora.rank', self.rank, '0 (no adapter) or a positive number')
+        for name in self.targets:
+            _one_of('compressor.lora.targets', name, LINEARS)
+
+
+_WHOLE_WINDOW = dict(
+    chunk_size=None, context_sees='causal', memory_sees_memory='own', memory_embeddings='per_window',
+    positions='end', position_origin='window',
+)  # fmt: skip
+PRESETS: dict[str, dict[str, Any]] = {
+    'icae': _WHOLE_WINDOW,
+    'epl': _WHOLE_WINDOW | dict(positions='spread'),
+    'pic': dict(
+        chunk_size=64, context_sees='chunk', memory_sees_memory='own', memory_embeddings='per_chunk',
+        positions='spread', position_origin='window',
+    ),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressorConfig:
+    """What a memory position sees, where it stands and how it is trained. Make one with `preset`.
+
+    Attributes:
+      method: the preset's name; it only labels the compressor, the fields below define it.
+      ratio: r, context tokens per memory vector.
+      context_length: the longest window (in tokens) that `per_window` embeddings are made for.
+      chunk_size: c, tokens per chunk, a multiple of r; None makes the whole window one chunk.
+      context_sees: `causal` | `chunk` | `chunk+memory` (own chunk and the memory of earlier chunks).
+      memory_sees_memory: `own` block (causal) | own and all `previous` blocks.
+      memory_embeddings: learned vectors `per_chunk` (reused by every chunk) | `per_window` (one per slot).
+      positions: memory position ids: at the `end` | `interleaved` | `spread` over the chunk.
+      position_origin: ids count from the start of the `window` | of each `chunk`.
+      window: tokens per independent window, or None.
+      window_split: `fixed` windows of that size | `even` parts no longer than it.
+      decoder_positions: `sequential` ids in the decoder | `spread`: the memory's ids in the context.
+      projector: map from the encoder's output to the decoder's input: none | linear | mlp.
+    """
+
+    method: str
+    ratio: int
+    context_length: int
+    chunk_size: int | None
+    context_sees: str
+    memory_sees_memory: str
+    memory_embeddings: str
+    positions: str
+    position_origin: str
+    window: int | None = None
+    window_split: str = 'fixed'
+    decoder_positions: str = 'sequential'
+    projector: str = 'none'
+    lora: LoraConfig = LoraConfig()
+
+    @classmethod
+    def preset(cls, method: str, **options: Any) -> 'CompressorConfig':
+        """The named preset with `options` on top; an option given as None keeps the preset's value."""
+        _one_of('compressor.method', method, tuple(PRESETS))
+        given = {key: value for key, value in options.items() if value is not None}
+        return cls(**({'method': method, 'ratio': 8, 'context_length': 512} | PRESETS[method] | given))
+
+    def __post_init__(self):
+        _one_of('compressor.method', self.method, tuple(PRESETS))
+        _require(self.ratio >= 1, 'compressor.ratio', self.ratio, 'a positive number')
+        _require(self.context_length >= 1, 'compressor.context_length', self.context_length, 'a positive number')
+        _one_of('compressor.context_sees', self.context_sees, CONTEXT_SEES)
+        _one_of('compressor.memory_sees_memory', self.memory_sees_memory, MEMORY_SEES_MEMORY)
+        _one_of('compressor.memory_embeddings', self.memory_embeddings, MEMORY_EMBEDDINGS)
+        _one_of('compressor.positions', self.positions, POSITIONS)
+        _one_of('compressor.position_origin', self.position_origin, POSITION_ORIGINS)
+        _one_of('compressor.window_split', self.window_split, WINDOW_SPLITS)
+        _one_of('compressor.decoder_positions', self.decoder_positions, DECODER_POSITIONS)
+        _one_of('compressor.projector', self.projector, PROJECTORS)
+        if self.window is not None:
+            _require(self.window >= 1, 'compressor.window', self.window, 'a positive number or none')
+        if self.method != 'pic':
+            _require(
+                self.chunk_size is None, 'compressor.chunk_size', self.chunk_size,
+                f'none: {self.method} sees the whole window (method pic has chunks)',
+            )  # fmt: skip
+        if self.chunk_size is None:
+            _require(
+                self.positions != 'interleaved', 'compressor.positions', self.positions,
+                'end or spread where the window is one chunk',
+            )  # fmt: skip
+        else:
+            _require(
+                self.chunk_size >= self.ratio and self.chunk_size % self.ratio == 0,
+                'compressor.chunk_size', self.chunk_size, f'a multiple of compressor.ratio={self.ratio}',
+            )  # fmt: skip
+        if self.position_origin == 'chunk':
+            _require(
+                self.chunk_local, 'compressor.position_origin', 'chunk',
+                'window, unless context_sees=chunk and memory_sees_memory=own',
+            )  # fmt: skip
+        if self.decoder_positions == 'spread':
+            _require(
+                self.positions == 'spread', 'compressor.decoder_positions', 'spread',
+                f'sequential where compressor.positions={self.positions}',
+            )  # fmt: skip
+
+    @property
+    def chunk_local(self) -> bool:
+        """True where nothing crosses a chunk: chunks are independent and growth is linear."""
+        return self.context_sees == 'chunk' and self.memory_sees_memory == 'own'
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from and their shapes.
+
+    Attributes:
+      source: a .jsonl, .txt/.md or SQuAD-format .json file, `hub:owner/name[:config]`, or `generated`.
+      validation, test: how many groups are held out, counted from the end of the source: test is the last,
+        validation the ones before it. A group is a document, or all questions of one article or context.
+      context_length: tokens of context an example has at the most.
+      target_length: tokens of continuation (text sources).
+      answer_length: tokens of prompt and answer together at the most (question sources).
+      min_context: documents that leave less context than this are left out.
+      random_start: training windows start anywhere in a document instead of at its beginning.
+      buckets: context lengths that batches are padded to, ascending; empty means (context_length,).
+      size, seed: how many documents `generated` makes, and from which seed (the run's own seed orders them).
+    """
+
+    source: str = 'generated'
+    validation: int = 100
+    test: int = 200
+    context_length: int = 192
+    target_length: int = 64
+    answer_length: int = 64
+    min_context: int = 32
+    random_start: bool = True
+    buckets: tuple[int, ...] = ()
+    size: int = 2000
+    seed: int = 0
+
+    def __post_init__(self):
+        _require(self.context_length >= 1, 'data.context_length', self.context_length, 'a positive number')
+        _require(self.target_length >= 1, 'data.target_length', self.target_length, 'a positive number')
+        _require(
+            1 <= self.min_context <= self.context_length, 'data.min_context', self.min_context,
+            f'1 to data.context_length={self.context_length}',
+        )  # fmt: skip
+        if self.buckets:
+            _require(
+                list(self.buckets) == sorted(set(self.buckets)) and self.buckets[-1] == self.context_length,
+                'data.buckets', self.buckets, f'ascending lengths ending in data.context_length={self.context_length}',
+            )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """Weights of the losses; 0 leaves one out.
+
+    Attributes:
+      ae: autoencoding, the context itself after the [AE] vector.
+      lm: the continuation after the [LM] vector.
+      ft: the answer after the [FT] vector and the prompt.
+      distill: KL divergence to the same frozen model reading the full context, on the targets of lm and ft.
+    """
+
+    ae: float = 0.0
+    lm: float = 1.0
+    ft: float = 0.0
+    distill: float = 0.0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            weight = getattr(self, field.name)
+            _require(weight >= 0, f'objective.{field.name}', weight, 'a weight of at least 0')
+        _require(bool(self.names), 'objective', self.names, 'a positive weight for one of ae, lm, ft')
+        if self.distill:
+            _require(self.lm + self.ft > 0, 'objective.distill', self.distill, '0 unless lm or ft has a weight')
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The objectives that have targets of their own, in a fixed order."""
+        return tuple(name for name in ('ae', 'lm', 'ft') if getattr(self, name) > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with global-norm clipping; the learning rate warms up linearly, then stays or decays to 0."""
+
+    learning_rate: float = 1e-3
+    schedule: str = 'cosine'
+    warmup_steps: int = 20
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.95
+    clip_norm: float = 1.0
+
+    def __post_init__(self):
+        _one_of('optimizer.schedule', self.schedule, SCHEDULES)
+        _require(self.learning_rate > 0, 'optimizer.learning_rate', self.learning_rate, 'a positive number')
+        _require(self.clip_norm > 0, 'optimizer.clip_norm', self.clip_norm, 'a positive number')
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The loop. A step is one optimizer update over `batch_size` examples in `microbatches` equal parts."""
+
+    steps: int = 300
+    batch_size: int = 16
+    microbatches: int = 1
+    log_every: int = 10
+    eval_every: int = 100
+    eval_examples: int = 64
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 2
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            _require(value >= 1, f'train.{field.name}', value, 'a positive number')
+        _require(
+            self.batch_size % self.microbatches == 0, 'train.microbatches', self.microbatches,
+            f'a divisor of train.batch_size={self.batch_size}',
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One run, whole. Written to the workdir as config.json, the only thing restore and export read.
+
+    Attributes:
+      seed: of initialisation, data order and sampling.
+      base: folder of the frozen target in HF format; `$NAME` at its start is an environment variable.
+      dtype: compute dtype; trained parameters and optimizer state stay float32.
+      remat: recompute activations in the backward pass, layer by layer.
+      decoder_prefix: token ids that stand before the memory (and before every control's text); None means
+        the target's BOS, where it has one.
+      prompt_template: plain | llama2-chat | chat (the tokenizer's own template).
+    """
+
+    base: str = ''
+    seed: int = 0
+    dtype: str = 'float32'
+    remat: bool = False
+    decoder_prefix: tuple[int, ...] | None = None
+    prompt_template: str = 'plain'
+    compressor: CompressorConfig = dataclasses.field(default_factory=lambda: CompressorConfig.preset('pic'))
+    data: DataConfig = DataConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+
+    def __post_init__(self):
+        _one_of('dtype', self.dtype, DTYPES)
+        _one_of('prompt_template', self.prompt_template, TEMPLATES)
+
+
+def from_mapping(cls: type, values: Mapping[str, Any], prefix: str = '') -> Any:
+    """Builds dataclass `cls` from nested mappings (`ConfigDict.to_dict()` or parsed JSON).
+
+    Raises:
+      ConfigError: an unknown key (with the nearest valid one), a value of the wrong type, or one that
+        the dataclass refuses.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise ConfigError(_unknown_key(prefix + key, key, tuple(hints)))
+        fields[key] = _convert(hints[key], value, prefix + key)
+    if cls is CompressorConfig:
+        return CompressorConfig.preset(fields.pop('method', 'pic'), **fields)
+    try:
+        return cls(**fields)
+    except TypeError as error:
+        raise ConfigError(f'{prefix or cls.__name__}: {error}') from error
+
+
+def _unknown_key(path: str, key: str, valid: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(key, valid, n=1)
+    hint = f'did you mean {path[: len(path) - len(key)]}{near[0]}?' if near else f'valid here: {", ".join(valid)}'
+    return f'unknown config key {path}: {hint}'
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the annotated type: nested dataclass, tuple, optional or scalar."""
+    if dataclasses.is_dataclass(hint):
+        _require(isinstance(value, Mapping), path, value, 'a group of settings')
+        return from_mapping(hint, value, path + '.')
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
+        return _convert(hint, value, path)
+    if typing.get_origin(hint) is tuple:
+        item = typing.get_args(hint)[0]
+        _require(isinstance(value, list | tuple), path, value, f'a list of {item.__name__}')
+        return tuple(_convert(item, element, path) for element in value)
+    if value is None and hint is not type(None):
+        # A compressor option left at None takes its preset's value (CompressorConfig.preset).
+        _require(path.startswith('compressor.'), path, value, hint.__name__)
+        return None
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _require(isinstance(value, hint) and isinstance(value, bool) == (hint is bool), path, value, hint.__name__)
+    return value
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """The dataclass as nested plain dicts; `from_mapping` of the result (or of its JSON) gives it back."""
+    return dataclasses.asdict(config)
+
+
+def default_config() -> Any:
+    """A ConfigDict of every `RunConfig` key at its default, for `get_config()` in a configuration file.
+
+    Options that a compressor preset decides are None until a file or the command line sets them.
+    """
+    from ml_collections import ConfigDict, config_dict
+
+    values = to_mapping(RunConfig()) | {'decoder_prefix': config_dict.placeholder(tuple)}
+    hints = typing.get_type_hints(CompressorConfig)
+    for key in (*PRESETS['pic'], 'window'):
+        hint = hints[key]
+        scalar = hint if isinstance(hint, type) else next(a for a in typing.get_args(hint) if a is not type(None))
+        values['compressor'][key] = config_dict.placeholder(scalar)
+    return ConfigDict(values)

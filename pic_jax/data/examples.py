@@ -1,0 +1,161 @@
+"""Records become token arrays once, and examples (a window and its targets) every time they are drawn."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pic_jax.config import DataConfig
+from pic_jax.data.records import Record
+from pic_jax.data.tokenise import Template, encode, encode_question
+from pic_jax.errors import ConfigError, PicJaxError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_NOTHING = np.zeros(0, np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenisedRecord:
+    """A record as int32 ids: `context` [n], `question` (template and prompt) and `answer`, empty for plain text."""
+
+    context: np.ndarray
+    question: np.ndarray
+    answer: np.ndarray
+    prompt: str | None
+    golds: tuple[str, ...]
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What an objective predicts: int32 `tokens` [t]; those from `scored_from` on count in the loss."""
+
+    tokens: np.ndarray
+    scored_from: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A window: int32 `context` [n], n >= 1, and a `Target` per objective name."""
+
+    context: np.ndarray
+    targets: dict[str, Target]
+    prompt: str | None
+    golds: tuple[str, ...]
+    source: str
+
+
+def tokenise_records(
+    records: Sequence[Record],
+    tokenizer: 'PreTrainedTokenizerBase',
+    template: Template,
+    cfg: DataConfig,
+    objectives: Sequence[str],
+    eos_id: int | None,
+) -> tuple[list[TokenisedRecord], int]:
+    """Encodes records and refuses those that the objectives cannot use, before any training starts.
+
+    Args:
+      records: of one split.
+      tokenizer: its ids are used without special tokens.
+      template: put around prompts.
+      cfg: lengths, in tokens.
+      objectives: names out of ae, lm, ft.
+      eos_id: ends an answer; counts in cfg.answer_length.
+
+    Returns:
+      The records kept, and how many documents were too short to leave cfg.min_context tokens of context.
+
+    Raises:
+      ConfigError: an objective has no data in a record.
+      PicJaxError: a question's context or its prompt and answer are too long, or every document is too short.
+    """
+    encoded, kept = {}, []
+    for record in records:
+        _check_objectives(record, objectives)
+        if record.context not in encoded:
+            encoded[record.context] = encode(tokenizer, record.context)
+        question, answer = _NOTHING, _NOTHING
+        if record.prompt is not None:
+            question, answer = encode_question(tokenizer, template, record.prompt, record.answers[0])
+        tokenised = TokenisedRecord(
+            encoded[record.context], question, answer, record.prompt, record.answers, record.source
+        )
+        if record.prompt is not None:
+            _check_lengths(tokenised, cfg, objectives, eos_id)
+        elif len(tokenised.context) - _reserved(cfg, objectives) < cfg.min_context:
+            continue
+        kept.append(tokenised)
+    if records and not kept:
+        raise PicJaxError(
+            f'all {len(records)} documents are too short (the first is {records[0].source}): expected at least '
+            f'{cfg.min_context + _reserved(cfg, objectives)} tokens (data.min_context and the target of objective.lm)'
+        )
+    return kept, len(records) - len(kept)
+
+
+def make_example(
+    record: TokenisedRecord,
+    cfg: DataConfig,
+    objectives: Sequence[str],
+    eos_id: int | None,
+    rng: np.random.Generator | None,
+) -> Example:
+    """Cuts a window out of a record and builds its targets.
+
+    A document longer than the window is cut at its start, or anywhere where cfg.random_start is set and `rng` given.
+    Where it is shorter, the continuation of `lm` keeps its length and the context is what comes before.
+
+    Args:
+      record: as `tokenise_records` lets it through.
+      cfg: lengths, in tokens.
+      objectives: names out of ae, lm, ft.
+      eos_id: ends the targets of ae and ft; None leaves it out.
+      rng: draws the start of the window in training; None in evaluation.
+    """
+    reserved = _reserved(cfg, objectives)
+    length = min(cfg.context_length, len(record.context) - reserved)
+    start = 0
+    if rng is not None and cfg.random_start:
+        start = int(rng.integers(len(record.context) - reserved - length + 1))
+    context = record.context[start : start + length]
+    eos = _NOTHING if eos_id is None else np.array([eos_id], np.int32)
+    targets = {}
+    if 'ae' in objectives:
+        targets['ae'] = Target(np.concatenate([context, eos]), 0)
+    if 'lm' in objectives:
+        targets['lm'] = Target(record.context[start + length : start + length + cfg.target_length], 0)
+    if 'ft' in objectives:
+        targets['ft'] = Target(np.concatenate([record.question, record.answer, eos]), len(record.question))
+    return Example(context, targets, record.prompt, record.golds, record.source)
+
+
+def _reserved(cfg: DataConfig, objectives: Sequence[str]) -> int:
+    """Tokens that must follow the context."""
+    return cfg.target_length if 'lm' in objectives else 0
+
+
+def _check_objectives(record: Record, objectives: Sequence[str]) -> None:
+    if 'lm' in objectives and record.prompt is not None:
+        raise ConfigError(f'objective.lm has no data: {record.source} is a question, expected a document (text)')
+    if 'ft' in objectives and record.prompt is None:
+        raise ConfigError(
+            f'objective.ft has no data: {record.source} is a document, expected context, prompt and answers'
+        )
+
+
+def _check_lengths(record: TokenisedRecord, cfg: DataConfig, objectives: Sequence[str], eos_id: int | None) -> None:
+    if not 1 <= len(record.context) <= cfg.context_length:
+        raise PicJaxError(
+            f'{record.source}: the context has {len(record.context)} tokens, expected 1 to '
+            f'data.context_length={cfg.context_length} (cutting it could lose the answer)'
+        )
+    length = len(record.question) + len(record.answer) + (eos_id is not None)
+    if 'ft' in objectives and length > cfg.answer_length:
+        raise PicJaxError(
+            f'{record.source}: template, prompt and answer have {length} tokens, expected at most '
+            f'data.answer_length={cfg.answer_length}'
+        )

@@ -1,0 +1,95 @@
+"""File formats: the text of a file becomes records."""
+
+import json
+import re
+from collections.abc import Iterator
+
+from pic_jax.data.records import Record, from_fields
+from pic_jax.errors import PicJaxError
+
+# A passage holds this many characters per token of the window, so that it fills one with any tokenizer.
+_CHARACTERS_PER_TOKEN = 6
+
+
+def jsonl(text: str, file: str) -> Iterator[Record]:
+    """One JSON object per line with the fields of `records.from_fields`; blank lines are passed over.
+
+    Raises:
+      PicJaxError: a line is not such an object; the message has its number.
+    """
+    # JSON strings may hold characters that str.splitlines() takes for line ends.
+    for number, line in enumerate(text.split('\n'), start=1):
+        if not line.strip():
+            continue
+        source = f'{file}:{number}'
+        try:
+            fields = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise PicJaxError(f'{source}: not valid JSON ({error.msg} at column {error.colno})') from error
+        if not isinstance(fields, dict):
+            raise PicJaxError(f'{source}: {line.strip()[:40]} is not a record: expected a JSON object')
+        if record := from_fields(fields, source):
+            yield record
+
+
+def squad(text: str, file: str) -> Iterator[Record]:
+    """SQuAD v1.1 or v2: articles under `data`, each with `paragraphs` of one `context` and its `qas`.
+
+    An article is a group. Questions without an answer (v2) are left out.
+
+    Raises:
+      PicJaxError: the file is not JSON of that shape.
+    """
+    try:
+        articles = json.loads(text)['data']
+        for number, article in enumerate(articles):
+            title = article.get('title') or f'article {number}'
+            for paragraph in article['paragraphs']:
+                for question in paragraph['qas']:
+                    fields = {
+                        'title': title,
+                        'context': paragraph['context'],
+                        'question': question['question'],
+                        'answers': [answer['text'] for answer in question['answers']],
+                    }
+                    if record := from_fields(fields, f'{file}: question {question.get("id", fields["question"])}'):
+                        yield record
+    except json.JSONDecodeError as error:
+        raise PicJaxError(f'{file}:{error.lineno}: not valid JSON ({error.msg})') from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PicJaxError(
+            f'{file}: not SQuAD format ({error}): expected data/paragraphs with context and qas (question, answers)'
+        ) from error
+
+
+def passages(text: str, file: str, window: int) -> Iterator[Record]:
+    """Plain text as passages of whole paragraphs (whole lines, where no line is blank), each a group of its own.
+
+    Args:
+      text: the whole file.
+      file: its name.
+      window: tokens that a passage should at least fill.
+    """
+    blocks = _blocks(text, r'\n\s*\n')
+    if len(blocks) == 1:
+        blocks = _blocks(text, r'\n')
+    shortest = window * _CHARACTERS_PER_TOKEN
+    starts, size = [], shortest
+    for start, block in blocks:
+        if size >= shortest:
+            starts.append(start)
+            size = 0
+        size += len(block)
+    if size < shortest and len(starts) > 1:
+        starts.pop()  # the short rest stays with the passage before it
+    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+        passage = text[start:end].strip()
+        yield Record(passage, None, (), group=passage, source=f'{file}:{text.count(chr(10), 0, start) + 1}')
+
+
+def _blocks(text: str, separator: str) -> list[tuple[int, str]]:
+    """(offset, text) of each part between separators that is not blank."""
+    ends = [(match.start(), match.end()) for match in re.finditer(separator, text)]
+    starts = [0, *(end for _, end in ends)]
+    stops = [*(start for start, _ in ends), len(text)]
+    return [(a, text[a:b]) for a, b in zip(starts, stops, strict=True) if text[a:b].strip()]

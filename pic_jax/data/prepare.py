@@ -1,0 +1,31 @@
+"""From a data configuration to token records, split into train, validation and test."""
+
+from typing import TYPE_CHECKING
+
+from pic_jax.config import DataConfig
+from pic_jax.data import readers
+from pic_jax.data.examples import TokenisedRecord, tokenise_records
+from pic_jax.data.tokenise import Template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def prepare(
+    cfg: DataConfig,
+    objectives: tuple[str, ...],
+    tokenizer: 'PreTrainedTokenizerBase',
+    template: Template,
+    eos_id: int | None,
+    splits: tuple[str, ...] = ('train', 'validation', 'test'),
+) -> dict[str, list[TokenisedRecord]]:
+    """Reads, splits and encodes the source; without the `ft` objective only its distinct contexts are used.
+
+    Raises:
+      PicJaxError, ConfigError: as `readers.read`, `readers.split` and `tokenise_records`.
+    """
+    records = readers.read(cfg.source, cfg.size, cfg.seed, cfg.context_length + cfg.target_length)
+    if 'ft' not in objectives:
+        records = readers.documents(records)
+    parts = readers.split(records, cfg.validation, cfg.test)
+    return {name: tokenise_records(parts[name], tokenizer, template, cfg, objectives, eos_id)[0] for name in splits}

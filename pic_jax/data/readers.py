@@ -1,0 +1,128 @@
+"""Readers: a named source becomes a list of records, and records become train, validation and test."""
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pic_jax.data import formats, generator
+from pic_jax.data.records import Record, from_fields
+from pic_jax.errors import ConfigError, PicJaxError
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def read(source: str, size: int, seed: int, window: int) -> list[Record]:
+    """Reads every record of `source`, in the order of the source.
+
+    Args:
+      source: a .jsonl, .txt/.md or SQuAD-format .json file, `hub:owner/name[:config]`, or `generated`; `$NAME` at
+        the start of a path is an environment variable.
+      size: number of documents that `generated` makes.
+      seed: of `generated`.
+      window: tokens of context and target together; a text file is cut into passages that fill it.
+
+    Raises:
+      ConfigError: `source` is none of these, or its environment variable is not set.
+      PicJaxError: the source cannot be read, is empty or is malformed (the message has the line).
+    """
+    if source == 'generated':
+        return generator.generate(size, seed)
+    is_hub = source.startswith('hub:')
+    records = from_dataset(_download(source), source) if is_hub else _read_file(source, window)
+    if not records:
+        raise PicJaxError(f'{source} holds no records')
+    return records
+
+
+def expand(path: str) -> Path:
+    """`path` with a leading `$NAME` replaced by that environment variable.
+
+    Raises:
+      ConfigError: the variable is not set.
+    """
+    match = re.match(r'\$(\w+)(?=/|$)', path)
+    if match is None:
+        return Path(path)
+    if not os.environ.get(match[1]):
+        raise ConfigError(f'{path}: the environment variable {match[1]} is not set')
+    return Path(os.environ[match[1]] + path[match.end() :])
+
+
+def from_dataset(dataset: 'datasets.Dataset', name: str) -> list[Record]:
+    """Records of a table whose columns are named like the fields of a .jsonl line.
+
+    Raises:
+      PicJaxError: the columns are not recognised, or a row is malformed.
+    """
+    rows = (from_fields(row, f'{name} row {number}') for number, row in enumerate(dataset))
+    return [record for record in rows if record]
+
+
+def split(records: list[Record], validation: int, test: int) -> dict[str, list[Record]]:
+    """Holds out whole groups from the end: test is the last `test` groups, validation the ones before it.
+
+    Groups are counted in the order of their first record.
+
+    Returns:
+      `train`, `validation` and `test`, each in the order of `records`.
+
+    Raises:
+      ConfigError: nothing would be left to train on, or a count is negative.
+    """
+    groups = list(dict.fromkeys(record.group for record in records))
+    train = len(groups) - validation - test
+    if train <= 0 or validation < 0 or test < 0:
+        raise ConfigError(
+            f'data.validation={validation} and data.test={test} are not valid: expected a sum below '
+            f'the {len(groups)} groups of the source, so that some are left to train on'
+        )
+    sides = ['train'] * train + ['validation'] * validation + ['test'] * test
+    side_of = dict(zip(groups, sides, strict=True))
+    parts = {'train': [], 'validation': [], 'test': []}
+    for record in records:
+        parts[side_of[record.group]].append(record)
+    return parts
+
+
+def documents(records: list[Record]) -> list[Record]:
+    """The distinct contexts of `records`, in order, as plain text: a question source read for its documents."""
+    first = {}
+    for record in records:
+        first.setdefault(record.context, record)
+    return [dataclasses.replace(record, prompt=None, answers=()) for record in first.values()]
+
+
+def _read_file(source: str, window: int) -> list[Record]:
+    path = expand(source)
+    if path.suffix not in ('.jsonl', '.json', '.txt', '.md'):
+        raise ConfigError(
+            f'data.source={source!r} is not valid: expected a .jsonl, .json, .txt or .md file, '
+            'hub:owner/name[:config] or generated'
+        )
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+    except OSError as error:
+        raise PicJaxError(f'{path}: cannot be read ({error.strerror})') from error
+    except UnicodeDecodeError as error:
+        raise PicJaxError(f'{path}: byte {error.start} is not UTF-8 text') from error
+    if not text.strip():
+        raise PicJaxError(f'{path} is empty')
+    if path.suffix == '.jsonl':
+        return list(formats.jsonl(text, path.name))
+    if path.suffix == '.json':
+        return list(formats.squad(text, path.name))
+    return list(formats.passages(text, path.name, window))
+
+
+def _download(source: str) -> 'datasets.Dataset':
+    import datasets
+
+    name, _, config = source.removeprefix('hub:').partition(':')
+    try:
+        return datasets.load_dataset(name, config or None, split='train')
+    except Exception as error:  # the hub client raises many unrelated types
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PicJaxError(f'{source}: split train cannot be loaded ({reason})') from error

@@ -1,0 +1,77 @@
+"""The unit of data: one document, or one question about one."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pic_jax.errors import PicJaxError
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One document, or one question about one.
+
+    Attributes:
+      context: what gets compressed; the whole text of a text source.
+      prompt: the question, or None for plain text.
+      answers: accepted answers (training uses the first); empty for plain text.
+      group: records of one group never end up on two sides of a split.
+      source: where the record stands, for messages: 'stories.jsonl:12'.
+    """
+
+    context: str
+    prompt: str | None
+    answers: tuple[str, ...]
+    group: str
+    source: str
+
+
+def from_fields(fields: Mapping[str, Any], source: str) -> Record | None:
+    """The record that named fields describe; jsonl lines and table rows share this.
+
+    Args:
+      fields: either `text`, or `context`, `prompt` (or `question`) and `answers` (or `answer`): a string, a list of
+        strings, or `{"text": [...]}` as SQuAD tables have it. A `title` groups questions; others group by context.
+      source: named in messages.
+
+    Returns:
+      The record, or None where there is nothing to learn from: blank text, or a question without an answer.
+
+    Raises:
+      PicJaxError: a field is missing or of the wrong type.
+    """
+    if 'text' in fields:
+        text = _string(fields, 'text', source)
+        return Record(text, None, (), group=text, source=source) if text.strip() else None
+    question = 'prompt' if 'prompt' in fields else 'question'
+    answer = 'answers' if 'answers' in fields else 'answer'
+    missing = [name for name in ('context', question, answer) if name not in fields]
+    if missing:
+        raise PicJaxError(
+            f'{source}: fields {", ".join(map(str, fields)) or "none"} are not a record: '
+            'expected text, or context with prompt (or question) and answers (or answer)'
+        )
+    context, prompt = (_string(fields, name, source) for name in ('context', question))
+    if not context.strip():
+        raise PicJaxError(f'{source}: context is blank: expected the text that answers the question')
+    answers = _answers(fields[answer], f'{source}: {answer}')
+    if not answers:
+        return None
+    title = fields.get('title')
+    return Record(context, prompt, answers, group=title if isinstance(title, str) and title else context, source=source)
+
+
+def _string(fields: Mapping[str, Any], name: str, source: str) -> str:
+    value = fields[name]
+    if not isinstance(value, str):
+        raise PicJaxError(f'{source}: {name}={str(value)[:40]} is not valid: expected a string')
+    return value
+
+
+def _answers(value: Any, where: str) -> tuple[str, ...]:
+    """The distinct answers that are not blank, in order."""
+    values = value.get('text') if isinstance(value, Mapping) else value
+    values = [values] if isinstance(values, str) else values
+    if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
+        raise PicJaxError(f'{where}={str(value)[:40]} is not valid: expected a string or a list of strings')
+    return tuple(dict.fromkeys(item for item in values if item.strip()))

@@ -1,0 +1,106 @@
+"""Tokenizers, and the prompt templates that put a question around a memory."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pic_jax.config import TEMPLATES
+from pic_jax.errors import ConfigError, PicJaxError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_MEMORY, _PROMPT = 'MEMORYMARK', 'PROMPTMARK'
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """Text around the memory. The decoder reads
+    [decoder_prefix ids, before][memory][special vector][between, prompt, after][lead, answer].
+
+    Attributes:
+      before, between, after: as above; each may be empty.
+      lead: what separates the answer from the prompt; it belongs to the first token of the answer.
+    """
+
+    before: str
+    between: str
+    after: str
+    lead: str
+
+    def question(self, prompt: str) -> str:
+        """The text that follows the special vector, up to the answer."""
+        return self.between + prompt + self.after
+
+
+def load_tokenizer(folder: str | Path) -> 'PreTrainedTokenizerBase':
+    """The tokenizer of a model folder in HF format; nothing is downloaded and no code of the folder is run.
+
+    Raises:
+      PicJaxError: the folder is missing or holds no valid tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise PicJaxError(f'{folder} is not a folder: expected a model in HF format with its tokenizer')
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a broken file raises whatever its parser does
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PicJaxError(f'{folder} holds no valid tokenizer ({reason})') from error
+    return tokenizer
+
+
+def encode(tokenizer: 'PreTrainedTokenizerBase', text: str) -> np.ndarray:
+    """`text` as int32 ids [n] without special tokens."""
+    return np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)['input_ids'], np.int32)
+
+
+def encode_question(
+    tokenizer: 'PreTrainedTokenizerBase', template: Template, prompt: str, answer: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the templated prompt and of the answer that continues it, each int32.
+
+    The prompt's ids are the ones generation starts from, so they never depend on the answer; the answer is encoded
+    in its place behind the prompt wherever the tokenizer keeps the two apart.
+    """
+    text = template.question(prompt)
+    question, whole = encode(tokenizer, text), encode(tokenizer, text + template.lead + answer)
+    if np.array_equal(whole[: len(question)], question):
+        return question, whole[len(question) :]
+    return question, encode(tokenizer, template.lead + answer)
+
+
+def template(name: str, tokenizer: 'PreTrainedTokenizerBase') -> Template:
+    """The template `name` of config.TEMPLATES.
+
+    `chat` is what the tokenizer's own chat template puts around a user message that starts with the memory. It often
+    begins with a BOS token: leave `decoder_prefix` empty then.
+
+    Raises:
+      ConfigError: the name is unknown, or the tokenizer has no chat template to take apart.
+    """
+    if name == 'plain':
+        return Template(before='', between='Question: ', after='\nAnswer:', lead=' ')
+    if name == 'llama2-chat':
+        return Template(before='[INST]', between='', after=' [/INST]', lead=' ')
+    if name == 'chat':
+        return _chat_template(tokenizer)
+    raise ConfigError(f'prompt_template={name!r} is not valid: expected one of {", ".join(TEMPLATES)}')
+
+
+def _chat_template(tokenizer: 'PreTrainedTokenizerBase') -> Template:
+    if not getattr(tokenizer, 'chat_template', None):
+        raise ConfigError("prompt_template='chat' is not valid: the tokenizer has no chat template, expected plain")
+    try:
+        message = {'role': 'user', 'content': _MEMORY + _PROMPT}
+        text = tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # templates are programs and raise what they like
+        raise ConfigError(f"prompt_template='chat' is not valid: the tokenizer's template fails ({error})") from error
+    if text.count(_MEMORY + _PROMPT) != 1:
+        raise ConfigError("prompt_template='chat' is not valid: the tokenizer's template changes the message")
+    before, after = text.split(_MEMORY + _PROMPT)
+    return Template(before=before, between='', after=after, lead='')

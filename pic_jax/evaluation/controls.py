@@ -1,0 +1,47 @@
+"""What a compressor is compared with: the same frozen decoder reading something else in the memory's place."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pic_jax.memory import Memory
+from pic_jax.models.decoder import Decoder, Params
+from pic_jax.models.inputs import word_memory
+
+CONTROLS = ('full_context', 'truncate_last_k', 'truncate_first_k', 'shuffled_memory', 'no_context')
+
+
+class View(NamedTuple):
+    """What stands before the text, and whether the objective's special vector follows it."""
+
+    memory: Memory
+    special: bool
+
+
+def control_view(
+    name: str, decoder: Decoder, base: Params, tokens_BS: jax.Array, lengths_B: jax.Array, memory: Memory
+) -> View:
+    """The named control on a batch of contexts.
+
+    Args:
+      memory: the method's memory of the batch; its lengths set k for the truncations, its rows are shuffled.
+
+    Returns:
+      full_context: every word. truncate_last_k, truncate_first_k: as many words as the memory has vectors.
+      shuffled_memory: the memory of the row before (rows of length 1 are fill and take no part).
+      no_context: nothing.
+    """
+    B, S = tokens_BS.shape
+    if name == 'full_context':
+        return View(word_memory(decoder, base, tokens_BS, lengths_B), False)
+    if name == 'no_context':
+        return View(word_memory(decoder, base, tokens_BS[:, :0], jnp.zeros(B, jnp.int32)), False)
+    if name == 'shuffled_memory':
+        real = jnp.maximum(jnp.sum(lengths_B > 1), 1)
+        other_B = (jnp.arange(B) + 1) % real
+        return View(jax.tree.map(lambda x: x[other_B], memory), True)
+    kept_B = jnp.minimum(memory.lengths, lengths_B)
+    start_B = lengths_B - kept_B if name == 'truncate_last_k' else jnp.zeros_like(lengths_B)
+    index_BM = (start_B[:, None] + jnp.arange(memory.valid.shape[1])[None]).clip(0, S - 1)
+    return View(word_memory(decoder, base, jnp.take_along_axis(tokens_BS, index_BM, axis=1), kept_B), False)

@@ -1,0 +1,197 @@
+"""Scores a compressor and its controls on held-out examples, through the frozen decoder."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pic_jax.data.examples import TokenisedRecord
+from pic_jax.data.loader import eval_batches
+from pic_jax.evaluation.controls import CONTROLS, View, control_view
+from pic_jax.evaluation.metrics import bootstrap_interval, exact_match, f1, gap_share
+from pic_jax.models.generation import generate
+from pic_jax.models.inputs import from_memory
+from pic_jax.run import Run
+from pic_jax.training.objectives import nll, text_logits
+
+RESAMPLES = 1000
+TASKS = {'ae': 'reconstruction', 'lm': 'continuation', 'ft': 'qa'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One cell of a result table: the mean of `metric` over `n` examples with a 95% bootstrap interval."""
+
+    method: str
+    ratio: float
+    k: float
+    task: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Per example: nats and tokens [n] of each objective, and k [n], the vectors the decoder read."""
+
+    nats: dict[str, np.ndarray]
+    tokens: dict[str, np.ndarray]
+    k: np.ndarray
+
+    def per_token(self, objective: str) -> float:
+        """Mean nats per target token over all examples."""
+        return float(self.nats[objective].sum() / self.tokens[objective].sum())
+
+    def resampled(self, objective: str, picks: np.ndarray) -> np.ndarray:
+        """`per_token` of each row of example indices in `picks` [resamples, n]."""
+        return self.nats[objective][picks].sum(axis=1) / self.tokens[objective][picks].sum(axis=1)
+
+
+def methods_of(run: Run) -> tuple[str, ...]:
+    """The method and the controls that fit the decoder; full_context needs positions for every word."""
+    longest = max({'ae': run.config.data.context_length + 1, 'lm': run.config.data.target_length,
+                   'ft': run.config.data.answer_length}[name] for name in run.config.objective.names)  # fmt: skip
+    needed = len(run.prefix) + run.config.data.context_length + longest
+    fits = needed <= run.decoder.config.max_position_embeddings
+    controls = tuple(name for name in CONTROLS if fits or name != 'full_context')
+    return (run.config.compressor.method, *controls)
+
+
+def score(
+    run: Run, trainable: dict[str, Any], records: Sequence[TokenisedRecord], methods: Sequence[str], limit: int
+) -> dict[str, Scores]:
+    """Likelihood of every target under each method; exact on a ragged last batch."""
+    columns: dict[str, list] = {name: [] for name in methods}
+    for batch in _batches(run, records, limit):
+        real = batch['index'] >= 0
+        for name, (totals, k_B) in _score_batch(run, tuple(methods), run.base, trainable, _arrays(batch)).items():
+            columns[name].append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], (totals, k_B)))
+    scores = {}
+    for name, parts in columns.items():
+        totals, k = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        scores[name] = Scores(
+            {objective: total.nats for objective, total in totals.items()},
+            {objective: total.tokens for objective, total in totals.items()},
+            k,
+        )
+    return scores
+
+
+def answer(
+    run: Run, trainable: dict[str, Any], records: Sequence[TokenisedRecord], method: str, limit: int
+) -> list[str]:
+    """Greedy answers to the records' questions, in order."""
+    answers = []
+    for batch in _batches(run, records, limit):
+        chosen = [records[index] for index in batch['index'] if index >= 0]
+        lengths_B = np.ones(len(batch['index']), np.int32)
+        lengths_B[: len(chosen)] = [len(record.question) for record in chosen]
+        question_BT = np.where(np.arange(batch['ft']['tokens'].shape[1])[None] < lengths_B[:, None],
+                               batch['ft']['tokens'], 0)  # fmt: skip
+        inputs = _answer_inputs(run, method, run.base, trainable, _arrays(batch), question_BT, lengths_B)
+        tokens_BT, answer_lengths_B = generate(
+            run.decoder, run.base, inputs, _answer_budget(run), run.decoder.config.eos_token_ids
+        )
+        for row in range(len(chosen)):
+            ids = np.asarray(tokens_BT[row, : answer_lengths_B[row]])
+            answers.append(run.tokenizer.decode(ids, skip_special_tokens=True).strip())
+    return answers
+
+
+def evaluate(
+    run: Run, trainable: dict[str, Any], records: Sequence[TokenisedRecord], limit: int
+) -> tuple[list[Row], dict[str, list[str]]]:
+    """The whole table: nats per token and share of the gap for every objective, EM and F1 for questions.
+
+    Returns:
+      the rows, and each method's answers where the run has questions.
+    """
+    methods = methods_of(run)
+    scores = score(run, trainable, records, methods, limit)
+    length = np.array([min(len(r.context), run.config.data.context_length) for r in records[:limit]]).mean()
+    rows, answers = [], {}
+
+    def add(method: str, task: str, metric: str, value: float, interval: tuple[float, float]) -> None:
+        k = float(scores[method].k.mean())
+        ratio = float(length / k) if k else float('inf')
+        rows.append(Row(method, ratio, k, task, metric, value, *interval, n=len(scores[method].k)))
+
+    # The same resampled examples for every method, so that shares of the gap are resampled in pairs.
+    n = len(next(iter(scores.values())).k)
+    picks = np.random.default_rng(run.config.seed).integers(n, size=(RESAMPLES, n))
+    for objective in run.config.objective.names:
+        value = {method: scores[method].per_token(objective) for method in methods}
+        drawn = {method: scores[method].resampled(objective, picks) for method in methods}
+        for method in methods:
+            add(method, TASKS[objective], 'nats_per_token', value[method], _interval(drawn[method]))
+        if 'full_context' in methods and objective != 'ae':
+            for method in methods:
+                share = gap_share(value['no_context'], value['full_context'], value[method])
+                shares = (drawn['no_context'] - drawn[method]) / (drawn['no_context'] - drawn['full_context'])
+                add(method, TASKS[objective], 'gap_share', share, _interval(shares))
+    if 'ft' in run.config.objective.names:
+        golds = [record.golds for record in records[:limit]]
+        for method in methods:
+            answers[method] = answer(run, trainable, records, method, limit)
+            for metric, rule in (('em', exact_match), ('f1', f1)):
+                values = [rule(text, gold) for text, gold in zip(answers[method], golds, strict=True)]
+                interval = bootstrap_interval(values, run.config.seed)
+                add(method, 'qa', metric, float(np.mean(values)), interval)
+    return rows, answers
+
+
+def _interval(resampled: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _batches(run: Run, records: Sequence[TokenisedRecord], limit: int):
+    config = run.config
+    return eval_batches(
+        records, config.data, config.objective.names, run.eos_id, min(config.train.batch_size, limit), limit
+    )
+
+
+def _arrays(batch: dict[str, Any]) -> dict[str, Any]:
+    return jax.tree.map(jnp.asarray, batch)
+
+
+def _answer_budget(run: Run) -> int:
+    return min(run.config.data.answer_length, 32)
+
+
+def _view(run: Run, method: str, base, tokens_BS, lengths_B, memory) -> View:
+    if method == run.config.compressor.method:
+        return View(memory, True)
+    return control_view(method, run.decoder, base, tokens_BS, lengths_B, memory)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _score_batch(run: Run, methods: tuple[str, ...], base, trainable, batch):
+    """{method: ({objective: Totals}, k [B])}."""
+    memory = run.compressor.compress(base, trainable, batch['context'], batch['context_length'])
+    scored = {}
+    for method in methods:
+        view = _view(run, method, base, batch['context'], batch['context_length'], memory)
+        totals = {}
+        for name in run.config.objective.names:
+            special_D = trainable['special'][name] if view.special else None
+            logits_BTV = text_logits(run.decoder, base, view.memory, special_D, run.prefix, batch[name]['tokens'])
+            totals[name] = nll(logits_BTV, batch[name]['tokens'], batch[name]['is_target'])
+        scored[method] = totals, view.memory.lengths
+    return scored
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _answer_inputs(run: Run, method: str, base, trainable, batch, question_BT, lengths_B):
+    memory = run.compressor.compress(base, trainable, batch['context'], batch['context_length'])
+    view = _view(run, method, base, batch['context'], batch['context_length'], memory)
+    special_D = trainable['special']['ft'] if view.special else None
+    return from_memory(run.decoder, base, view.memory, special_D, run.prefix, question_BT, lengths_B)

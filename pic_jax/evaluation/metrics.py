@@ -1,0 +1,101 @@
+"""Scores of answers and reconstructions. Every score is a fraction of 1, not a percentage."""
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from pic_jax.errors import PicJaxError
+
+_PUNCTUATION = str.maketrans('', '', string.punctuation)
+
+
+def normalise(text: str) -> str:
+    """`text` as the SQuAD v1.1 and MRQA scorers compare it.
+
+    Lower case, ASCII punctuation deleted (not replaced), the words a/an/the dropped, white space collapsed;
+    in this order.
+    """
+    bare = text.lower().translate(_PUNCTUATION)
+    return ' '.join(re.sub(r'\b(a|an|the)\b', ' ', bare).split())
+
+
+def exact_match(prediction: str, golds: Sequence[str]) -> float:
+    """1.0 if the prediction equals one of the gold answers after `normalise`, else 0.0.
+
+    Raises:
+      PicJaxError: no gold answer, or a plain string in place of a list of them.
+    """
+    return max(float(normalise(prediction) == normalise(gold)) for gold in _checked(golds))
+
+
+def f1(prediction: str, golds: Sequence[str]) -> float:
+    """Best F1 over the gold answers of the overlap of normalised words, counted with multiplicity.
+
+    As in SQuAD v1.1, an answer without words scores 0 against any gold, an empty one included.
+
+    Raises:
+      PicJaxError: no gold answer, or a plain string in place of a list of them.
+    """
+    return max(_f1(normalise(prediction).split(), normalise(gold).split()) for gold in _checked(golds))
+
+
+def _f1(prediction: list[str], gold: list[str]) -> float:
+    shared = sum((Counter(prediction) & Counter(gold)).values())
+    return 2 * shared / (len(prediction) + len(gold)) if shared else 0.0
+
+
+def _checked(golds: Sequence[str]) -> Sequence[str]:
+    if isinstance(golds, str) or not golds:
+        raise PicJaxError(f'golds={golds!r} is not valid: expected a list of at least one answer')
+    return golds
+
+
+def prefix_match(prediction_ids: Sequence[int], target_ids: Sequence[int]) -> float:
+    """Length of the common prefix over the length of the target: ICAE's EM (arXiv 2307.06945, section 3).
+
+    Raises:
+      PicJaxError: the target is empty.
+    """
+    if len(target_ids) == 0:
+        raise PicJaxError('target_ids=[] is not valid: expected at least one token')
+    pairs = zip(prediction_ids, target_ids, strict=False)
+    length = next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(prediction_ids), len(target_ids)))
+    return length / len(target_ids)
+
+
+def bootstrap_interval(values: Sequence[float], seed: int, resamples: int = 1000) -> tuple[float, float]:
+    """95% percentile bootstrap interval of the mean.
+
+    Args:
+      values: one finite score per example.
+      seed: of the resampling; the same seed gives the same interval.
+      resamples: how many samples of len(values), with replacement, are drawn.
+
+    Returns:
+      The 2.5th and 97.5th percentile of the resampled means.
+
+    Raises:
+      PicJaxError: no value, or one that is not finite.
+    """
+    values_N = np.asarray(values, dtype=np.float64)
+    if values_N.size == 0 or not np.isfinite(values_N).all():
+        raise PicJaxError(f'values={list(values)[:8]!r} is not valid: expected at least one number, all finite')
+    generator = np.random.default_rng(seed)
+    means = [values_N[generator.integers(len(values_N), size=len(values_N))].mean() for _ in range(resamples)]
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def gap_share(no_context: float, full_context: float, method: float) -> float:
+    """Share of the gap between no context and full context that a method closes; all three in nats per token.
+
+    Returns:
+      1.0 where the method is as good as the full context, 0.0 where it is no better than no context,
+      and nan where the full context does not help, so that there is no gap to share.
+    """
+    gap = no_context - full_context
+    return (no_context - method) / gap if gap > 0 else math.nan

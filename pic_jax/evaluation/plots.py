@@ -1,0 +1,213 @@
+"""Pictures as PNG files: an attention mask with its chunks, loss curves, a bar chart of methods.
+
+Colours are Okabe and Ito's, which colour-blind readers tell apart. Figures are made without pyplot, so
+nothing here has global state.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from pic_jax.errors import PicJaxError
+
+SPLITS = ('train', 'validation')
+_DPI = 150
+# What a cell shows -> its colour; the order is the code in the picture.
+_CELLS = {
+    'not seen': '#f4f4f4',
+    'context sees context': '#56b4e9',
+    'context sees memory': '#cc79a7',
+    'memory sees context': '#e69f00',
+    'memory sees memory': '#009e73',
+}
+_CURVES = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000')
+_MARKERS = 'osD^vP*'
+
+
+def _save(path: str | os.PathLike, figure: Figure) -> None:
+    """Writes the PNG; what was there stays until the new file is whole."""
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        try:
+            figure.savefig(temporary, format='png', dpi=_DPI)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise PicJaxError(f'{path}: cannot be written: {error.strerror}') from error
+
+
+def plot_mask(
+    path: str | os.PathLike, mask_SS: np.ndarray, kind_S: np.ndarray, chunk_S: np.ndarray, title: str
+) -> None:
+    """Draws who sees whom.
+
+    Args:
+      path: the PNG file.
+      mask_SS: [S, S] bool, True where the query (row) attends to the key (column).
+      kind_S: [S] int, 0 for a context token, 1 for a memory slot; all context stands before all memory.
+      chunk_S: [S] int number of the position's chunk; a thin line is drawn wherever it changes.
+      title: printed above.
+
+    Raises:
+      PicJaxError: the file cannot be written.
+    """
+    size, num_tokens = len(kind_S), int(np.sum(kind_S == 0))
+    code_SS = np.where(mask_SS, 1 + 2 * kind_S[:, None] + kind_S[None, :], 0)
+    figure = Figure(figsize=(6.4, 7.6), layout='constrained')
+    axes = figure.subplots()
+    axes.imshow(
+        code_SS, cmap=ListedColormap(list(_CELLS.values())), vmin=0, vmax=len(_CELLS) - 1, interpolation='nearest'
+    )
+    borders = np.flatnonzero(np.diff(chunk_S)) + 0.5
+    for draw in (axes.axhline, axes.axvline):
+        for border in borders:
+            draw(border, color='#777777', linewidth=0.5)
+        draw(num_tokens - 0.5, color='black', linewidth=1.2)
+    axes.set_xlabel(f'keys:  context ({num_tokens} tokens)  |  memory ({size - num_tokens} slots)')
+    axes.set_ylabel(f'queries:  memory ({size - num_tokens} slots)  |  context ({num_tokens} tokens)')
+    axes.set_title(title, fontsize=10)
+    patches = [Patch(facecolor=colour, edgecolor='#777777', label=name) for name, colour in _CELLS.items()]
+    shown = [patch for code, patch in enumerate(patches) if (code_SS == code).any()]
+    lines = [Line2D([], [], color='#777777', linewidth=0.8, label='chunk boundary')] if len(borders) else []
+    figure.legend(handles=shown + lines, loc='outside lower center', ncols=2, frameon=False)
+    _save(path, figure)
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Reads a metrics.jsonl: one JSON object per line with an integer `step` and a `split`.
+
+    Raises:
+      PicJaxError: the file is missing or empty, or a line (named by its number) is no such object.
+    """
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except OSError as error:
+        raise PicJaxError(f'{path}: cannot be read: {error.strerror}') from error
+    if not lines:
+        raise PicJaxError(f'{path}: has no records: expected one JSON object per line')
+    return [_record(f'{path}:{number}', line) for number, line in enumerate(lines, start=1)]
+
+
+def _record(where: str, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise PicJaxError(f'{where}: not valid JSON: {error}') from error
+    if not isinstance(record, dict):
+        raise PicJaxError(f'{where}: expected a JSON object, not {type(record).__name__}')
+    step, split = record.get('step'), record.get('split')
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise PicJaxError(f'{where}: step={step!r} is not valid: expected an integer of at least 0')
+    if split not in SPLITS:
+        raise PicJaxError(f'{where}: split={split!r} is not valid: expected one of {", ".join(SPLITS)}')
+    return record
+
+
+def plot_curves(path: str | os.PathLike, runs: Mapping[str, Sequence[dict]], metrics: Sequence[str]) -> None:
+    """Draws metrics over steps: training as a thin line, validation as a line with markers.
+
+    Args:
+      path: the PNG file.
+      runs: name of each run -> its records (`read_metrics`).
+      metrics: fields of the records, one subplot each.
+
+    Raises:
+      PicJaxError: no run has one of the metrics, or the file cannot be written.
+    """
+    figure = Figure(figsize=(6.4, 0.6 + 3.4 * len(metrics)), layout='constrained')
+    for axes, metric in zip(figure.subplots(len(metrics), squeeze=False).flat, metrics, strict=True):
+        for index, records in enumerate(runs.values()):
+            for split, steps, values in _series(records, metric):
+                style = (
+                    dict(linewidth=0.7, alpha=0.8)
+                    if split == 'train'
+                    else dict(linewidth=1.6, marker=_MARKERS[index % len(_MARKERS)], markersize=5)
+                )
+                axes.plot(steps, values, color=_CURVES[index % len(_CURVES)], **style)
+        if not axes.lines:
+            raise PicJaxError(f'metric {metric!r} is in no record of {", ".join(runs)}: expected {_fields(runs)}')
+        axes.set_ylabel(metric)
+        axes.grid(color='#dddddd', linewidth=0.5)
+        axes.set_xlabel('step')
+    handles = [
+        Line2D([], [], color=_CURVES[index % len(_CURVES)], marker=_MARKERS[index % len(_MARKERS)], label=name)
+        for index, name in enumerate(runs)
+    ]
+    handles += [
+        Line2D([], [], color='#777777', linewidth=0.7, label='train'),
+        Line2D([], [], color='#777777', linewidth=1.6, marker='o', markersize=5, label='validation'),
+    ]
+    figure.legend(handles=handles, loc='outside upper center', ncols=min(3, len(handles)), frameon=False)
+    _save(path, figure)
+
+
+def _series(records: Sequence[dict], metric: str) -> Iterator[tuple[str, list[int], list[float]]]:
+    """For each split that has the metric: its name, the steps and the values."""
+    for split in SPLITS:
+        points = [(r['step'], r[metric]) for r in records if r['split'] == split and _is_number(r.get(metric))]
+        if points:
+            yield split, [step for step, _ in points], [value for _, value in points]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _fields(runs: Mapping[str, Sequence[dict]]) -> str:
+    names = {name for records in runs.values() for record in records for name in record if _is_number(record[name])}
+    return 'one of ' + ', '.join(sorted(names - {'step'}))
+
+
+def plot_bars(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], xlabel: str, title: str) -> None:
+    """Draws a table of methods as horizontal bars, the first row on top.
+
+    Args:
+      path: the PNG file.
+      rows: at least one with `method` and a finite `value`, and where there is an interval `low` and `high`.
+      xlabel: what the values are, with their unit.
+      title: printed above.
+
+    Raises:
+      PicJaxError: no rows, a value that is not finite, or the file cannot be written.
+    """
+    for row in rows:
+        if not all(math.isfinite(row[key]) for key in ('value', 'low', 'high') if key in row):
+            raise PicJaxError(f'{path}: the value of {row["method"]} is not finite: {dict(row)}')
+    if not rows:
+        raise PicJaxError(f'{path}: there is nothing to draw: expected at least one row')
+    figure = Figure(figsize=(6.4, 1.2 + 0.34 * len(rows)), layout='constrained')
+    axes = figure.subplots()
+    ends = []
+    for y, row in enumerate(rows):
+        value, low, high = row['value'], row.get('low', row['value']), row.get('high', row['value'])
+        axes.barh(y, value, height=0.65, color=_CURVES[0])
+        if 'low' in row or 'high' in row:
+            axes.plot([low, high], [y, y], color='black', linewidth=1.2, marker='|', markersize=7)
+        positive = value >= 0
+        ends.append(max(high, value) if positive else min(low, value))
+        axes.annotate(
+            f'{value:.3f}', (ends[-1], y), xytext=(5 if positive else -5, 0), textcoords='offset points',
+            ha='left' if positive else 'right', va='center', fontsize=9,
+        )  # fmt: skip
+    span = max(*ends, 0) - min(*ends, 0) or 1.0
+    axes.set_xlim(
+        min(*ends, 0) - (0.15 * span if min(ends) < 0 else 0), max(*ends, 0) + (0.15 * span if max(ends) > 0 else 0)
+    )
+    axes.axvline(0, color='black', linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [str(row['method']) for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel(xlabel)
+    axes.set_title(title, fontsize=10)
+    axes.spines[['top', 'right']].set_visible(False)
+    _save(path, figure)

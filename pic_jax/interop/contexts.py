@@ -1,0 +1,406 @@
+"""Stored contexts: compressed contexts in one .safetensors file (docs/FORMATS.md has the specification).
+
+The file alone is enough to serve: it holds the memory vectors, their positions, the special vector that
+follows them and the ids that stand before them. Importing this module and reading a file need no jax.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from pic_jax.config import TEMPLATES
+from pic_jax.errors import PicJaxError
+
+if TYPE_CHECKING:
+    from pic_jax.memory import Memory
+
+FORMAT = 'pic-context'
+FORMAT_VERSION = '1'
+VECTOR_DTYPES = {'F32': np.dtype(np.float32), 'BF16': np.dtype(ml_dtypes.bfloat16)}
+# Name of each tensor -> its axes; every letter has one size throughout a file.
+AXES = {'embeddings': 'NkD', 'lengths': 'N', 'positions': 'Nk', 'text_start': 'N', 'special': 'D'}
+_VECTORS = ('embeddings', 'special')
+_PER_CONTEXT = ('source_tokens', 'ids')
+
+
+@dataclasses.dataclass(frozen=True)
+class ContextMetadata:
+    """What a reader must know before it may use the vectors.
+
+    Attributes:
+      target: id or folder of the frozen model that reads the vectors.
+      target_revision: its revision, '' where it has none.
+      compressor_sha256: 64 lower-case hex digits that name the compressor which made the vectors.
+      hidden_size: D of the target.
+      layout: one line that says how the compressor laid out its window; for people.
+      template: the prompt template the compressor was trained with, one of `config.TEMPLATES`.
+      decoder_prefix: token ids that stand before the memory.
+      source_tokens: per context, how many tokens were compressed.
+      ids: per context, the caller's name for it.
+    """
+
+    target: str
+    target_revision: str
+    compressor_sha256: str
+    hidden_size: int
+    layout: str
+    template: str
+    decoder_prefix: tuple[int, ...]
+    source_tokens: tuple[int, ...]
+    ids: tuple[str, ...]
+
+    def __post_init__(self):
+        for name in ('target', 'target_revision', 'layout'):
+            _require(isinstance(getattr(self, name), str), name, getattr(self, name), 'a string')
+        _require(bool(self.target), 'target', self.target, 'the id of the target model')
+        sha = self.compressor_sha256
+        digits = isinstance(sha, str) and re.fullmatch('[0-9a-f]{64}', sha)
+        _require(bool(digits), 'compressor_sha256', sha, '64 lower-case hex digits')
+        _require(_is_int(self.hidden_size, 1), 'hidden_size', self.hidden_size, 'an integer of at least 1')
+        _require(self.template in TEMPLATES, 'template', self.template, 'one of ' + ', '.join(TEMPLATES))
+        for name, least in (('decoder_prefix', 0), ('source_tokens', 1)):
+            value = getattr(self, name)
+            valid = isinstance(value, tuple) and all(_is_int(item, least) for item in value)
+            _require(valid, name, value, f'integers of at least {least}')
+        valid = isinstance(self.ids, tuple) and all(isinstance(item, str) for item in self.ids)
+        _require(valid, 'ids', self.ids, 'strings')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredContexts:
+    """N compressed contexts, checked: an instance that exists keeps every rule of the format.
+
+    Attributes:
+      embeddings: [N, k, D] float32 or bfloat16 memory vectors; slots from `lengths` on are zero.
+      lengths: [N] int32 number of vectors of each context, 1 to k.
+      positions: [N, k] int32 position ids counted from the start of the memory, strictly increasing over
+        a context's vectors; slots from `lengths` on are zero.
+      text_start: [N] int32 position id of the special vector, above the last vector's.
+      special: [D] the vector that follows the memory, in the dtype of `embeddings`.
+      metadata: the rest.
+
+    Raises:
+      PicJaxError: a field that breaks a rule, by name.
+    """
+
+    embeddings: np.ndarray
+    lengths: np.ndarray
+    positions: np.ndarray
+    text_start: np.ndarray
+    special: np.ndarray
+    metadata: ContextMetadata
+
+    def __post_init__(self):
+        arrays = _tensors(self)
+        _check_shapes({name: array.shape for name, array in arrays.items()}, self.metadata)
+        for name, array in arrays.items():
+            valid = tuple(VECTOR_DTYPES.values()) if name in _VECTORS else (np.dtype(np.int32),)
+            _require(array.dtype in valid, f'dtype of {name}', str(array.dtype), ' or '.join(map(str, valid)))
+        _require(
+            self.special.dtype == self.embeddings.dtype, 'dtype of special', str(self.special.dtype),
+            f'{self.embeddings.dtype}, the dtype of embeddings',
+        )  # fmt: skip
+        k = self.embeddings.shape[1]
+        row = _first((self.lengths < 1) | (self.lengths > k))
+        if row is not None:
+            raise PicJaxError(f'lengths[{row}]={self.lengths[row]} is not valid: expected 1 to k={k}')
+        valid_Nk = np.arange(k) < self.lengths[:, None]
+        steps_Nk = np.diff(self.positions, axis=1, prepend=np.int32(-1))  # the first id is at least 0
+        last_N = np.max(np.where(valid_Nk, self.positions, -1), axis=1)
+        rules = (
+            ('embeddings', ~np.isfinite(self.embeddings).all(axis=(1, 2)), 'finite numbers only'),
+            ('embeddings', (self.embeddings != 0).any(axis=2) & ~valid_Nk, 'zero in padding slots'),
+            ('positions', (self.positions != 0) & ~valid_Nk, 'zero in padding slots'),
+            ('positions', ((steps_Nk < 1) | (self.positions < 0)) & valid_Nk, 'ids of at least 0 that rise strictly'),
+            ('text_start', self.text_start <= last_N, 'an id above the last position'),
+        )
+        for name, broken, expected in rules:
+            row = _first(broken if broken.ndim == 1 else broken.any(axis=1))
+            if row is not None:
+                raise PicJaxError(f'{name}[{row}] is not valid: expected {expected}')
+        if not np.isfinite(self.special).all():
+            raise PicJaxError('special is not valid: expected finite numbers only')
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+def _first(broken_N: np.ndarray) -> int | None:
+    return int(np.argmax(broken_N)) if broken_N.any() else None
+
+
+def _is_int(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _require(condition: bool, name: str, value: Any, valid: str) -> None:
+    if not condition:
+        shown = repr(value)
+        shown = shown if len(shown) <= 80 else shown[:77] + '...'
+        raise PicJaxError(f'{name}={shown} is not valid: expected {valid}')
+
+
+def _tensors(stored: StoredContexts) -> dict[str, np.ndarray]:
+    return {name: getattr(stored, name) for name in AXES}
+
+
+def _check_shapes(shapes: dict[str, Sequence[int]], metadata: ContextMetadata) -> None:
+    """Raises PicJaxError unless all shapes and the metadata agree on N, k and D, each at least 1."""
+    sizes = {'D': metadata.hidden_size, 'N': len(metadata.ids)}
+    _require(
+        len(metadata.source_tokens) == sizes['N'], 'source_tokens', metadata.source_tokens,
+        f'one per context, {sizes["N"]} as in ids',
+    )  # fmt: skip
+    for name, axes in AXES.items():
+        shape = tuple(shapes[name])
+        _require(len(shape) == len(axes) and min(shape) >= 1, f'shape of {name}', shape, f'[{", ".join(axes)}]')
+        expected = tuple(sizes.setdefault(axis, size) for axis, size in zip(axes, shape, strict=True))
+        where = f'{expected} with hidden_size={sizes["D"]} and {sizes["N"]} ids'
+        _require(shape == expected, f'shape of {name}', shape, where)
+
+
+def from_memory(memory: 'Memory', special: Any, metadata: ContextMetadata) -> StoredContexts:
+    """The compressed contexts of a batch, padding beyond the longest one dropped.
+
+    Args:
+      memory: embeddings [B, M, D] in float32 or bfloat16; True slots come first in every row.
+      special: [D] vector that follows the memory; cast to the dtype of the embeddings.
+      metadata: with B ids and source token counts.
+
+    Raises:
+      PicJaxError: a row with an invalid slot before a valid one, or anything the format refuses.
+    """
+    valid_Nk = np.asarray(memory.valid)
+    row = _first((np.diff(valid_Nk.astype(np.int8), axis=1) > 0).any(axis=1))
+    if row is not None:
+        raise PicJaxError(f'valid[{row}] is not valid: expected True slots before False ones')
+    embeddings_NkD = np.asarray(memory.embeddings)
+    return _trimmed(
+        embeddings=np.where(valid_Nk[:, :, None], embeddings_NkD, np.zeros((), embeddings_NkD.dtype)),
+        lengths=valid_Nk.sum(axis=1, dtype=np.int32),
+        positions=np.where(valid_Nk, np.asarray(memory.positions), np.int32(0)),
+        text_start=np.asarray(memory.text_start),
+        special=np.asarray(special).astype(embeddings_NkD.dtype),
+        metadata=metadata,
+    )
+
+
+def _trimmed(*, embeddings: np.ndarray, lengths: np.ndarray, positions: np.ndarray, **rest: Any) -> StoredContexts:
+    k = int(lengths.max(initial=1))
+    return StoredContexts(embeddings=embeddings[:, :k], lengths=lengths, positions=positions[:, :k], **rest)
+
+
+def to_memory(stored: StoredContexts) -> 'Memory':
+    """The contexts as the `Memory` a decoder takes: B = N rows of k slots."""
+    import jax.numpy as jnp
+
+    from pic_jax.memory import Memory
+
+    return Memory(
+        embeddings=jnp.asarray(stored.embeddings),
+        positions=jnp.asarray(stored.positions),
+        valid=jnp.asarray(np.arange(stored.embeddings.shape[1]) < stored.lengths[:, None]),
+        text_start=jnp.asarray(stored.text_start),
+    )
+
+
+def write(path: str | os.PathLike, stored: StoredContexts) -> None:
+    """Writes the file; the same contexts give the same bytes. What was there stays until the new file is whole.
+
+    Raises:
+      PicJaxError: the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        try:
+            with open(temporary, 'wb') as file:
+                file.write(_serialise(dataclasses.replace(stored)))  # checks again: arrays can be changed in place
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise PicJaxError(f'{path}: cannot be written: {error.strerror}') from error
+
+
+def _serialise(stored: StoredContexts) -> bytes:
+    """The safetensors bytes with the metadata in sorted order (the library's own order is random)."""
+    metadata = {'format': FORMAT, 'format_version': FORMAT_VERSION}
+    for name, value in dataclasses.asdict(stored.metadata).items():
+        metadata[name] = value if isinstance(value, str) else json.dumps(value)
+    tensors = {name: np.ascontiguousarray(array) for name, array in _tensors(stored).items()}
+    blob = safetensors.numpy.save(tensors, metadata=metadata)
+    end = 8 + int.from_bytes(blob[:8], 'little')
+    header = json.loads(blob[8:end])
+    header['__metadata__'] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(',', ':')).encode()
+    text += b' ' * (-len(text) % 8)
+    return len(text).to_bytes(8, 'little') + text + blob[end:]
+
+
+def read(path: str | os.PathLike) -> StoredContexts:
+    """Reads a file of stored contexts and checks every field; shapes and dtypes before any tensor is loaded.
+
+    Raises:
+      PicJaxError: the file is missing, is no safetensors file, or breaks a rule of the format.
+    """
+    try:
+        with safetensors.safe_open(path, framework='numpy') as file:
+            metadata = _parse_metadata(file.metadata() or {})
+            names = set(file.keys())
+            if names != set(AXES):
+                missing, extra = sorted(set(AXES) - names), sorted(names - set(AXES))
+                raise PicJaxError(f'tensors are not valid: missing {missing}, unknown {extra}')
+            slices = {name: file.get_slice(name) for name in AXES}
+            for name, piece in slices.items():
+                valid = tuple(VECTOR_DTYPES) if name in _VECTORS else ('I32',)
+                _require(piece.get_dtype() in valid, f'dtype of {name}', piece.get_dtype(), ' or '.join(valid))
+            _check_shapes({name: piece.get_shape() for name, piece in slices.items()}, metadata)
+            return StoredContexts(**{name: file.get_tensor(name) for name in AXES}, metadata=metadata)
+    except PicJaxError as error:
+        raise PicJaxError(f'{path}: {error}') from error
+    except OSError as error:
+        raise PicJaxError(f'{path}: cannot be read: {error.strerror or error}') from error
+    except safetensors.SafetensorError as error:
+        raise PicJaxError(f'{path}: not a safetensors file: {error}') from error
+
+
+def _parse_metadata(values: dict[str, str]) -> ContextMetadata:
+    """The metadata strings of a file as `ContextMetadata`; lists and numbers are JSON text."""
+    for name, expected in (('format', FORMAT), ('format_version', FORMAT_VERSION)):
+        _require(values.get(name) == expected, f'metadata {name}', values.get(name), repr(expected))
+    hints = {field.name: field.type for field in dataclasses.fields(ContextMetadata)}
+    missing, extra = sorted(set(hints) - set(values)), sorted(set(values) - set(hints) - {'format', 'format_version'})
+    if missing or extra:
+        raise PicJaxError(f'metadata is not valid: missing {missing}, unknown {extra}')
+    fields = {}
+    for name, hint in hints.items():
+        fields[name] = values[name]
+        if hint is not str:
+            try:
+                value = json.loads(values[name])
+            except (ValueError, RecursionError):
+                _require(False, f'metadata {name}', values[name], 'JSON')
+            fields[name] = tuple(value) if isinstance(value, list) else value
+    return ContextMetadata(**fields)
+
+
+def check_target(
+    stored: StoredContexts, hidden_size: int, target: str | None = None, revision: str | None = None
+) -> None:
+    """Refuses contexts that were made for another model.
+
+    Args:
+      stored: the contexts.
+      hidden_size: D of the model that is about to read them.
+      target: its id, or None where only the size is known.
+      revision: its revision, or None where it is not known.
+
+    Raises:
+      PicJaxError: one of them differs.
+    """
+    have = {'hidden_size': hidden_size, 'target': target, 'target_revision': revision}
+    for name, value in have.items():
+        made_for = getattr(stored.metadata, name)
+        if value is not None and value != made_for:
+            raise PicJaxError(
+                f'stored contexts were made for {name}={made_for!r}, this model has {value!r}: '
+                'use the model they were made for, or compress again'
+            )
+
+
+def select(stored: StoredContexts, indices: Sequence[int]) -> StoredContexts:
+    """The contexts at `indices` (0 to N-1, at least one), in that order; k shrinks to the longest of them.
+
+    Raises:
+      PicJaxError: no index, or one out of range.
+    """
+    rows = [int(index) for index in indices]
+    _require(bool(rows), 'rows', rows, 'at least one')
+    for row in rows:
+        _require(0 <= row < len(stored), 'row', row, f'0 to {len(stored) - 1}')
+    kept = {name: tuple(getattr(stored.metadata, name)[row] for row in rows) for name in _PER_CONTEXT}
+    return _trimmed(
+        embeddings=stored.embeddings[rows],
+        lengths=stored.lengths[rows],
+        positions=stored.positions[rows],
+        text_start=stored.text_start[rows],
+        special=stored.special,
+        metadata=dataclasses.replace(stored.metadata, **kept),
+    )
+
+
+def merge(parts: Sequence[StoredContexts], names: Sequence[str] | None = None) -> StoredContexts:
+    """All contexts of all parts, in order; k is the longest context of any.
+
+    Args:
+      parts: at least one; they agree on the special vector, the dtype and all metadata but `ids` and
+        `source_tokens`.
+      names: what messages call the parts (file names); `part 1`, `part 2` ... where None.
+
+    Raises:
+      PicJaxError: no part, or two that do not go together (the message says in what).
+    """
+    _require(bool(parts), 'parts', list(parts), 'at least one')
+    names = names or [f'part {number}' for number in range(1, len(parts) + 1)]
+    first = parts[0]
+    for name, part in zip(names[1:], parts[1:], strict=True):
+        for key, value in _shared(part).items():
+            if value != _shared(first)[key]:
+                raise PicJaxError(
+                    f'{name}: {key}={value!r} differs from {_shared(first)[key]!r} in {names[0]}: '
+                    'only contexts of one compressor and one target can be merged'
+                )
+        if part.special.tobytes() != first.special.tobytes():
+            raise PicJaxError(f'{name}: special differs from that of {names[0]}: expected the same vector')
+    k = max(part.embeddings.shape[1] for part in parts)
+    return _trimmed(
+        embeddings=np.concatenate([_padded(part.embeddings, k) for part in parts]),
+        lengths=np.concatenate([part.lengths for part in parts]),
+        positions=np.concatenate([_padded(part.positions, k) for part in parts]),
+        text_start=np.concatenate([part.text_start for part in parts]),
+        special=first.special,
+        metadata=dataclasses.replace(
+            first.metadata,
+            **{name: sum((getattr(part.metadata, name) for part in parts), ()) for name in _PER_CONTEXT},
+        ),
+    )
+
+
+def _shared(stored: StoredContexts) -> dict[str, Any]:
+    """What all contexts of a file have in common, apart from the special vector."""
+    values = dataclasses.asdict(stored.metadata) | {'dtype': str(stored.embeddings.dtype)}
+    return {name: value for name, value in values.items() if name not in _PER_CONTEXT}
+
+
+def _padded(array: np.ndarray, k: int) -> np.ndarray:
+    """`array` with zeros appended on axis 1 up to size k."""
+    return np.pad(array, [(0, k - array.shape[1] if axis == 1 else 0) for axis in range(array.ndim)])
+
+
+def describe(stored: StoredContexts) -> dict[str, Any]:
+    """A JSON-ready description.
+
+    Returns:
+      The metadata that all contexts share, `dtype`, and `contexts`: per context `row`, `id`,
+      `source_tokens`, `k`, `ratio` (source tokens per vector) and `bytes` (of its vectors).
+    """
+    vector_bytes = stored.metadata.hidden_size * stored.embeddings.itemsize
+    rows = zip(stored.metadata.ids, stored.metadata.source_tokens, stored.lengths.tolist(), strict=True)
+    return _shared(stored) | {
+        'contexts': [
+            {'row': row, 'id': id_, 'source_tokens': n, 'k': k, 'ratio': n / k, 'bytes': k * vector_bytes}
+            for row, (id_, n, k) in enumerate(rows)
+        ],
+    }

@@ -1,0 +1,194 @@
+"""One Llama-family decoder. Linen, used only through init and apply; parameters are a plain nested dict.
+
+B batch, T query length, S key length, D model dim, N query heads, K key/value heads, H head dim, F mlp dim,
+V vocabulary, L layers, R LoRA rank. Kernels are [in, out], stacked over layers by `nn.scan`; names follow HF.
+An adapter is a second collection, `lora`, with the same paths as the kernels it adds to (models/lora.py).
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from pic_jax.config import DecoderConfig
+from pic_jax.models.attention import attend
+from pic_jax.models.rope import rotate, rotation
+
+Params = dict[str, Any]
+_INIT = nn.initializers.normal(0.02)
+
+
+class KeyValues(NamedTuple):
+    """Keys (after RoPE) and values of a stretch of positions, each [L, B, S, K, H]."""
+
+    k: jax.Array
+    v: jax.Array
+
+
+class RMSNorm(nn.Module):
+    """Normalises in float32, casts back, then multiplies by the weight, as HF Llama does."""
+
+    eps: float
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        weight = self.param('weight', nn.initializers.ones, (x_BTD.shape[-1],), self.param_dtype)
+        x = x_BTD.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+        return weight.astype(self.dtype)[None, None] * x.astype(self.dtype)
+
+
+class Linear(nn.Module):
+    """y = x W (+ b) on the last of three dimensions, plus (x A) B where the `lora` collection has this layer."""
+
+    features: int
+    use_bias: bool
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x_BTI: jax.Array) -> jax.Array:
+        kernel = self.param('kernel', _INIT, (x_BTI.shape[-1], self.features), self.param_dtype)
+        y = x_BTI @ kernel.astype(self.dtype)
+        if self.use_bias:
+            bias = self.param('bias', nn.initializers.zeros, (self.features,), self.param_dtype)
+            y = y + bias.astype(self.dtype)[None, None]
+        if self.has_variable('lora', 'lora_A'):
+            a, b = self.get_variable('lora', 'lora_A'), self.get_variable('lora', 'lora_B')
+            y = y + (x_BTI @ a.astype(self.dtype)) @ b.astype(self.dtype)
+        return y
+
+
+class Attention(nn.Module):
+    config: DecoderConfig
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x_BTD, past, cos_sin, mask_BTS):
+        config = self.config
+
+        def linear(name, features):
+            return Linear(features, config.attention_bias, self.dtype, self.param_dtype, name=name)
+
+        def heads(name, count):
+            y = linear(name, count * config.head_dim)(x_BTD)
+            return y.reshape(*y.shape[:-1], count, config.head_dim)
+
+        q_BTNH = rotate(heads('q_proj', config.num_attention_heads), *cos_sin)
+        k_BTKH = rotate(heads('k_proj', config.num_key_value_heads), *cos_sin)
+        v_BTKH = heads('v_proj', config.num_key_value_heads)
+        k_BSKH, v_BSKH = k_BTKH, v_BTKH
+        if past is not None:
+            k_BSKH = jnp.concatenate([past.k.astype(self.dtype), k_BTKH], axis=1)
+            v_BSKH = jnp.concatenate([past.v.astype(self.dtype), v_BTKH], axis=1)
+        out_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
+        out_BTD = linear('o_proj', config.hidden_size)(out_BTNH.reshape(*x_BTD.shape[:-1], -1))
+        return out_BTD, KeyValues(k_BTKH, v_BTKH)
+
+
+class Mlp(nn.Module):
+    config: DecoderConfig
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        def linear(name, features):
+            return Linear(features, self.config.mlp_bias, self.dtype, self.param_dtype, name=name)
+
+        gate_BTF = linear('gate_proj', self.config.intermediate_size)(x_BTD)
+        up_BTF = linear('up_proj', self.config.intermediate_size)(x_BTD)
+        return linear('down_proj', self.config.hidden_size)(nn.silu(gate_BTF) * up_BTF)
+
+
+class Block(nn.Module):
+    config: DecoderConfig
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x_BTD, past, cos_sin, mask_BTS):
+        def norm(name):
+            return RMSNorm(self.config.rms_norm_eps, self.dtype, self.param_dtype, name=name)
+
+        attention = Attention(self.config, self.dtype, self.param_dtype, name='self_attn')
+        mlp = Mlp(self.config, self.dtype, self.param_dtype, name='mlp')
+        out_BTD, key_values = attention(norm('input_layernorm')(x_BTD), past, cos_sin, mask_BTS)
+        x_BTD = x_BTD + out_BTD
+        x_BTD = x_BTD + mlp(norm('post_attention_layernorm')(x_BTD))
+        return x_BTD, key_values
+
+
+class Decoder(nn.Module):
+    """The stack. `embed` and `logits` are its two ends; `__call__` is what lies between.
+
+    Attributes:
+      config: shapes. dtype: of the computation. param_dtype: of freshly initialised parameters.
+      remat: recompute each block in the backward pass.
+    """
+
+    config: DecoderConfig
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    remat: bool = False
+
+    def setup(self):
+        config = self.config
+        self.embed_tokens = nn.Embed(
+            config.vocab_size, config.hidden_size, self.dtype, self.param_dtype, embedding_init=_INIT
+        )
+        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        self.layers = nn.scan(
+            block,
+            variable_axes={'params': 0, 'lora': 0},
+            split_rngs={'params': True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=config.num_hidden_layers,
+        )(config, self.dtype, self.param_dtype)
+        self.norm = RMSNorm(config.rms_norm_eps, self.dtype, self.param_dtype)
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.vocab_size, False, self.dtype, self.param_dtype)
+
+    def embed(self, ids_BT: jax.Array) -> jax.Array:
+        """[B, T, D] word embeddings of int32 ids."""
+        return self.embed_tokens(ids_BT)
+
+    def __call__(
+        self, x_BTD: jax.Array, positions_BT: jax.Array, mask_BTS: jax.Array, past: KeyValues | None = None
+    ) -> tuple[jax.Array, KeyValues]:
+        """Runs the layers and the final norm.
+
+        Args:
+          x_BTD: input embeddings. positions_BT: int32 position ids.
+          mask_BTS: bool over [past positions][these T positions] as keys, True = attend; its leading
+            dimension may be 1.
+          past: keys and values of earlier positions, or None.
+
+        Returns:
+          hidden [B, T, D] in the compute dtype, and the keys and values of these T positions.
+        """
+        cos_sin = rotation(self.config.rope, self.config.head_dim, positions_BT, self.dtype)
+        x_BTD, key_values = self.layers(x_BTD.astype(self.dtype), past, cos_sin, mask_BTS)
+        return self.norm(x_BTD), key_values
+
+    def logits(self, hidden_BTD: jax.Array) -> jax.Array:
+        """[B, T, V] float32 next-token logits."""
+        if self.config.tie_word_embeddings:
+            return self.embed_tokens.attend(hidden_BTD).astype(jnp.float32)
+        return self.lm_head(hidden_BTD).astype(jnp.float32)
+
+    def forward(self, ids_BT: jax.Array) -> jax.Array:
+        """[B, T, V] logits of plain text: ids at positions 0 .. T-1 under a causal mask."""
+        T = ids_BT.shape[1]
+        positions_BT = jnp.broadcast_to(jnp.arange(T), ids_BT.shape)
+        hidden_BTD, _ = self(self.embed(ids_BT), positions_BT, jnp.tri(T, dtype=bool)[None])
+        return self.logits(hidden_BTD)
+
+
+def init_params(decoder: Decoder, key: jax.Array) -> Params:
+    """Fresh parameters: matrices N(0, 0.02), norms 1, biases 0."""
+    return decoder.init(key, jnp.zeros((1, 1), jnp.int32), method='forward')['params']

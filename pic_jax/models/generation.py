@@ -1,0 +1,111 @@
+"""Prefill, then a jitted decode loop over a key/value cache of fixed size."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from pic_jax.models.decoder import Decoder, KeyValues, Params
+from pic_jax.models.inputs import DecoderInput, causal_mask, last_valid
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. temperature 0 is greedy; top_k 0 and top_p 1 keep every token."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+def filter_logits(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
+    """[B, V] logits to draw from, -inf for tokens left out: temperature, top-k, top-p in transformers' order."""
+    logits_BV = logits_BV / sampling.temperature
+    if 0 < sampling.top_k < logits_BV.shape[-1]:
+        kth_B1 = jax.lax.top_k(logits_BV, sampling.top_k)[0][:, -1:]
+        logits_BV = jnp.where(logits_BV < kth_B1, -jnp.inf, logits_BV)
+    if sampling.top_p < 1:
+        # A token stays while the probability of the tokens before it is still below top_p.
+        sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+        probability_BV = jax.nn.softmax(sorted_BV, axis=-1)
+        before_BV = jnp.cumsum(probability_BV, axis=-1) - probability_BV
+        kept_BV = jnp.where(before_BV < sampling.top_p, sorted_BV, jnp.inf)
+        logits_BV = jnp.where(logits_BV < jnp.min(kept_BV, axis=-1, keepdims=True), -jnp.inf, logits_BV)
+    return logits_BV
+
+
+def sample(logits_BV: jax.Array, sampling: Sampling, key: jax.Array) -> jax.Array:
+    """[B] int32 next tokens."""
+    if sampling.temperature == 0:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    return jax.random.categorical(key, filter_logits(logits_BV, sampling), axis=-1).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnames=('decoder', 'max_new_tokens', 'eos_ids', 'sampling'))
+def generate(
+    decoder: Decoder,
+    params: Params,
+    inputs: DecoderInput,
+    max_new_tokens: int,
+    eos_ids: tuple[int, ...] = (),
+    sampling: Sampling = Sampling(),
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Continues a batch of inputs of different lengths.
+
+    Args:
+      inputs: what stands before the first new token; padding may be anywhere (`valid` says where).
+      eos_ids: any of these ends a row.
+      key: needed unless greedy.
+
+    Returns:
+      tokens [B, max_new_tokens] int32, rows that ended filled up with their end token; and lengths [B] int32,
+      the number of tokens before the end token.
+    """
+    key = jax.random.key(0) if key is None else key
+    B, T = inputs.valid.shape
+    apply = functools.partial(decoder.apply, {'params': params})
+    hidden_BTD, prefill = apply(inputs.x, inputs.positions, causal_mask(inputs.valid))
+    last_B = last_valid(inputs.valid)
+    first_position_B = jnp.take_along_axis(inputs.positions, last_B[:, None], axis=1)[:, 0] + 1
+    hidden_B1D = jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)
+
+    def next_token(hidden_B1D, step):
+        logits_BV = apply(hidden_B1D, method='logits')[:, 0]
+        return sample(logits_BV, sampling, jax.random.fold_in(key, step))
+
+    def ended(token_B):
+        return jnp.isin(token_B, jnp.asarray(eos_ids, jnp.int32)) if eos_ids else jnp.zeros(B, bool)
+
+    room = ((0, 0), (0, 0), (0, max_new_tokens), (0, 0), (0, 0))
+    cache = KeyValues(jnp.pad(prefill.k, room), jnp.pad(prefill.v, room))
+    cache_valid_BS = jnp.pad(inputs.valid, ((0, 0), (0, max_new_tokens)))
+    token_B = next_token(hidden_B1D, 0)
+    tokens_BT = jnp.zeros((B, max_new_tokens), jnp.int32).at[:, 0].set(token_B)
+
+    def unfinished(state):
+        step, _, _, _, _, done_B = state
+        return (step < max_new_tokens) & ~jnp.all(done_B)
+
+    def advance(state):
+        step, cache, cache_valid_BS, tokens_BT, token_B, done_B = state
+        mask_B1S = jnp.concatenate([cache_valid_BS, jnp.ones((B, 1), bool)], axis=1)[:, None]
+        x_B1D = apply(token_B[:, None], method='embed')
+        hidden_B1D, new = apply(x_B1D, first_position_B[:, None] + step - 1, mask_B1S, cache)
+        at = (0, 0, T + step - 1, 0, 0)
+        cache = KeyValues(
+            jax.lax.dynamic_update_slice(cache.k, new.k, at), jax.lax.dynamic_update_slice(cache.v, new.v, at)
+        )
+        cache_valid_BS = cache_valid_BS.at[:, T + step - 1].set(True)
+        token_B = jnp.where(done_B, token_B, next_token(hidden_B1D, step))
+        tokens_BT = tokens_BT.at[:, step].set(token_B)
+        return step + 1, cache, cache_valid_BS, tokens_BT, token_B, done_B | ended(token_B)
+
+    state = (jnp.int32(1), cache, cache_valid_BS, tokens_BT, token_B, ended(token_B))
+    steps, _, _, tokens_BT, token_B, _ = jax.lax.while_loop(unfinished, advance, state)
+    written_T = jnp.arange(max_new_tokens) < steps
+    tokens_BT = jnp.where(written_T[None], tokens_BT, token_B[:, None])
+    is_end_BT = ended(tokens_BT) if eos_ids else jnp.zeros_like(tokens_BT, bool)
+    lengths_B = jnp.where(jnp.any(is_end_BT, axis=1), jnp.argmax(is_end_BT, axis=1), max_new_tokens)
+    return tokens_BT, lengths_B.astype(jnp.int32)

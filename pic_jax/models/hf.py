@@ -1,0 +1,216 @@
+"""Hugging Face Llama folders in, without torch: config.json and safetensors become a plain parameter tree.
+
+Conversion is transpose and stack only (half-split RoPE and unscaled queries are kept), so it inverts exactly.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, which safetensors needs)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from pic_jax.config import DecoderConfig, RopeConfig
+from pic_jax.errors import PicJaxError
+from pic_jax.models.decoder import Params
+
+_SHARD_NAME = re.compile(r'^[A-Za-z0-9._-]+\.safetensors$')
+
+
+class Tensor(NamedTuple):
+    """One parameter: its path in our tree, its HF name ({} is the layer), and whether HF stores it [out, in]."""
+
+    path: tuple[str, ...]
+    name: str
+    transposed: bool
+
+
+def tensors(config: DecoderConfig) -> list[Tensor]:
+    """Every parameter of the decoder, and what HF calls it."""
+    table = [Tensor(('embed_tokens', 'embedding'), 'model.embed_tokens.weight', False)]
+    for group, names, bias in (
+        ('self_attn', ('q_proj', 'k_proj', 'v_proj', 'o_proj'), config.attention_bias),
+        ('mlp', ('gate_proj', 'up_proj', 'down_proj'), config.mlp_bias),
+    ):
+        for name in names:
+            hf_name = f'model.layers.{{}}.{group}.{name}'
+            table.append(Tensor(('layers', group, name, 'kernel'), f'{hf_name}.weight', True))
+            if bias:
+                table.append(Tensor(('layers', group, name, 'bias'), f'{hf_name}.bias', False))
+    for name in ('input_layernorm', 'post_attention_layernorm'):
+        table.append(Tensor(('layers', name, 'weight'), f'model.layers.{{}}.{name}.weight', False))
+    table.append(Tensor(('norm', 'weight'), 'model.norm.weight', False))
+    if not config.tie_word_embeddings:
+        table.append(Tensor(('lm_head', 'kernel'), 'lm_head.weight', True))
+    return table
+
+
+def read_config(folder: str | Path) -> DecoderConfig:
+    """Reads config.json of a Llama model, with old (rope_theta, rope_scaling) or new (rope_parameters) keys.
+
+    Raises:
+      PicJaxError: the file is missing or not JSON, a key is missing, or the model needs what this decoder
+        does not compute (another model_type, rope type or activation, quantised weights).
+    """
+    path = Path(folder) / 'config.json'
+    values = _read_json(path)
+
+    def need(key: str) -> Any:
+        if key not in values:
+            raise PicJaxError(f'{path}: key {key} is missing')
+        return values[key]
+
+    def refuse_unless(key: str, value: Any, valid: tuple[Any, ...]) -> None:
+        if value not in valid:
+            raise PicJaxError(f'{path}: {key}={value!r} is not supported (supported: {", ".join(map(str, valid))})')
+
+    refuse_unless('model_type', need('model_type'), ('llama',))
+    refuse_unless('hidden_act', values.get('hidden_act', 'silu'), ('silu',))
+    refuse_unless('quantization_config', values.get('quantization_config'), (None,))
+    heads = need('num_attention_heads')
+    eos = values.get('eos_token_id')
+    return DecoderConfig(
+        vocab_size=need('vocab_size'),
+        hidden_size=need('hidden_size'),
+        intermediate_size=need('intermediate_size'),
+        num_hidden_layers=need('num_hidden_layers'),
+        num_attention_heads=heads,
+        num_key_value_heads=values.get('num_key_value_heads') or heads,
+        head_dim=values.get('head_dim') or need('hidden_size') // heads,
+        max_position_embeddings=need('max_position_embeddings'),
+        rms_norm_eps=values.get('rms_norm_eps', 1e-6),
+        rope=_read_rope(values, path, refuse_unless),
+        tie_word_embeddings=values.get('tie_word_embeddings', False),
+        attention_bias=values.get('attention_bias', False),
+        mlp_bias=values.get('mlp_bias', False),
+        bos_token_id=values.get('bos_token_id'),
+        eos_token_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
+    )
+
+
+def _read_rope(values: dict[str, Any], path: Path, refuse_unless: Any) -> RopeConfig:
+    rope = values.get('rope_parameters') or values.get('rope_scaling') or {}
+    kind = rope.get('rope_type', rope.get('type', 'default'))
+    refuse_unless('rope_type', kind, ('default', 'llama3'))
+    theta = float(rope.get('rope_theta', values.get('rope_theta', 10000.0)))
+    if kind == 'default':
+        return RopeConfig(theta=theta)
+    keys = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
+    missing = [key for key in keys if key not in rope]
+    if missing:
+        raise PicJaxError(f'{path}: llama3 rope lacks {", ".join(missing)}')
+    return RopeConfig(theta=theta, type=kind, **{key: rope[key] for key in keys})
+
+
+def load_params(folder: str | Path, config: DecoderConfig, dtype: Any = None) -> Params:
+    """Reads model.safetensors, or the shards that model.safetensors.index.json names, as numpy arrays.
+
+    Args:
+      dtype: of the result; None keeps the file's.
+
+    Returns:
+      The nested dict that `Decoder.apply` takes; layers are stacked on axis 0.
+
+    Raises:
+      PicJaxError: a file or tensor is missing, left over or misshaped; every such name is listed.
+    """
+    folder = Path(folder)
+    files = _tensor_files(folder)
+    expected = _expected_shapes(config)
+    # A tied head may still be on disk; so may RoPE buffers of old checkpoints.
+    ignored = {name for name in files if name.endswith('rotary_emb.inv_freq')}
+    ignored |= {'lm_head.weight'} if config.tie_word_embeddings else set()
+    problems = [f'missing {name}' for name in expected if name not in files]
+    problems += [f'unexpected {name}' for name in files if name not in expected and name not in ignored]
+    handles = {file: _open(file) for file in sorted(set(files.values()))}
+    for name in expected.keys() & files.keys():
+        shape = tuple(handles[files[name]].get_slice(name).get_shape())
+        if shape != expected[name]:
+            problems.append(f'{name} has shape {shape} instead of {expected[name]}')
+    if problems:
+        raise PicJaxError(f'{folder}: tensors do not fit config.json: ' + '; '.join(sorted(problems)))
+
+    def read(name: str, transposed: bool) -> np.ndarray:
+        tensor = handles[files[name]].get_tensor(name)
+        tensor = tensor.T if transposed else tensor
+        return np.ascontiguousarray(tensor if dtype is None else tensor.astype(dtype))
+
+    params: Params = {}
+    for path, name, transposed in tensors(config):
+        if '{}' in name:
+            leaf = np.stack([read(name.format(layer), transposed) for layer in range(config.num_hidden_layers)])
+        else:
+            leaf = read(name, transposed)
+        node = params
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = leaf
+    return params
+
+
+def to_hf(params: Params, config: DecoderConfig) -> dict[str, np.ndarray]:
+    """The inverse of `load_params`: HF tensor names to arrays, bit for bit."""
+    state = {}
+    for path, name, transposed in tensors(config):
+        leaf = params
+        for key in path:
+            leaf = leaf[key]
+        leaf = np.asarray(leaf)
+        layers = [(name.format(i), leaf[i]) for i in range(len(leaf))] if '{}' in name else [(name, leaf)]
+        state |= {key: np.ascontiguousarray(value.T if transposed else value) for key, value in layers}
+    return state
+
+
+def _expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    out_in = {
+        'q_proj': (queries, D), 'k_proj': (keys, D), 'v_proj': (keys, D), 'o_proj': (D, queries),
+        'gate_proj': (F, D), 'up_proj': (F, D), 'down_proj': (D, F), 'lm_head': (V, D), 'embed_tokens': (V, D),
+    }  # fmt: skip
+    shapes = {}
+    for path, name, _ in tensors(config):
+        shape = out_in.get(path[-2], (D,))
+        shape = shape[:1] if path[-1] == 'bias' else shape
+        names = [name.format(i) for i in range(config.num_hidden_layers)] if '{}' in name else [name]
+        shapes |= dict.fromkeys(names, shape)
+    return shapes
+
+
+def _tensor_files(folder: Path) -> dict[str, Path]:
+    """Which file holds each tensor. Shard names may not leave the folder."""
+    index = folder / 'model.safetensors.index.json'
+    if not index.is_file():
+        single = folder / 'model.safetensors'
+        return dict.fromkeys(_open(single).keys(), single)
+    weight_map = _read_json(index).get('weight_map')
+    if not isinstance(weight_map, dict):
+        raise PicJaxError(f'{index}: weight_map is missing')
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not _SHARD_NAME.match(file):
+            raise PicJaxError(f'{index}: {name} is in {file!r}, which is not the name of a shard in this folder')
+    return {name: folder / file for name, file in weight_map.items()}
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise PicJaxError(f'{path}: no such file')
+    try:
+        return safe_open(path, 'np')
+    except SafetensorError as error:
+        raise PicJaxError(f'{path}: not a readable safetensors file ({error})') from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise PicJaxError(f'{path}: no such file')
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise PicJaxError(f'{path}: not valid JSON ({error})') from error
+    if not isinstance(values, dict):
+        raise PicJaxError(f'{path}: expected a JSON object')
+    return values

@@ -1,0 +1,87 @@
+"""A run: its settings, the frozen target they name, and the compressor built on it."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from pic_jax.compressors.base import Compressor
+from pic_jax.compressors.registry import make_compressor
+from pic_jax.config import RunConfig
+from pic_jax.data.readers import expand
+from pic_jax.data.tokenise import Template, encode, load_tokenizer, template
+from pic_jax.errors import ConfigError
+from pic_jax.models import hf
+from pic_jax.models.decoder import Decoder, Params
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What training, evaluation and use have in common. Hashed by identity, so it can be a static argument.
+
+    Attributes:
+      config: as given, with `decoder_prefix` resolved to ids.
+      base: parameters of the frozen target, in the compute dtype.
+      prefix: ids that the decoder reads before the memory: `decoder_prefix` and the template's opening.
+    """
+
+    config: RunConfig
+    decoder: Decoder
+    base: Params
+    tokenizer: 'PreTrainedTokenizerBase'
+    template: Template
+    prefix: tuple[int, ...]
+    compressor: Compressor
+
+    @property
+    def eos_id(self) -> int | None:
+        """The token that ends targets."""
+        ids = self.decoder.config.eos_token_ids
+        return ids[0] if ids else None
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Size of one memory vector as stored."""
+        return self.decoder.config.hidden_size * jnp.dtype(self.config.dtype).itemsize
+
+    def init_trainable(self) -> dict[str, Any]:
+        """Fresh compressor parameters, a function of the seed alone."""
+        return self.compressor.init(jax.random.key(self.config.seed), self.base)
+
+
+def open_run(config: RunConfig) -> Run:
+    """Loads the target that `config.base` names.
+
+    Raises:
+      PicJaxError: the folder does not hold a supported model with its tokenizer.
+      ConfigError: `base` is not set, or the settings do not fit the model.
+    """
+    if not config.base:
+        raise ConfigError("base='' is not valid: expected the folder of a model in HF format")
+    folder = expand(config.base)
+    decoder_config = hf.read_config(folder)
+    dtype = jnp.dtype(config.dtype)
+    decoder = Decoder(decoder_config, dtype=dtype, remat=config.remat)
+    prefix = config.decoder_prefix
+    if prefix is None:
+        prefix = () if decoder_config.bos_token_id is None else (decoder_config.bos_token_id,)
+    beyond = [token for token in prefix if not 0 <= token < decoder_config.vocab_size]
+    if beyond:
+        raise ConfigError(f'decoder_prefix={prefix} is not valid: expected ids below {decoder_config.vocab_size}')
+    base = jax.tree.map(jnp.asarray, hf.load_params(folder, decoder_config, dtype))
+    tokenizer = load_tokenizer(folder)
+    text = template(config.prompt_template, tokenizer)
+    before = tuple(int(token) for token in encode(tokenizer, text.before)) if text.before else ()
+    return Run(
+        config=dataclasses.replace(config, decoder_prefix=prefix),
+        decoder=decoder,
+        base=base,
+        tokenizer=tokenizer,
+        template=text,
+        prefix=prefix + before,
+        compressor=make_compressor(config.compressor, decoder),
+    )

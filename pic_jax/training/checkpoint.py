@@ -1,0 +1,75 @@
+"""Orbax checkpoints of the trained state; the frozen base is never stored."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import LatestN
+
+from pic_jax.errors import PicJaxError
+
+
+class Checkpoints:
+    """The `checkpoints/` folder of a workdir. Saves are asynchronous and atomic."""
+
+    def __init__(self, folder: Path, keep: int):
+        """Opens or creates the folder; the newest `keep` checkpoints are preserved."""
+        self.folder = folder
+        options = ocp.CheckpointManagerOptions(preservation_policy=LatestN(keep), enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any) -> None:
+        """Starts saving; the state may be donated to the next step at once."""
+        self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The saved state, for a tree of arrays or abstract shapes like it.
+
+        Raises:
+          PicJaxError: keys, shapes or dtypes differ (all are listed, both ways), or the files are unreadable.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        try:
+            saved = self._manager.item_metadata(step)
+            self._check(step, _leaves(saved), _leaves(abstract))
+            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        except PicJaxError:
+            raise
+        except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise PicJaxError(f'{self.folder}/{step}: cannot be restored ({reason})') from error
+
+    def _check(self, step: int, saved: dict[str, str], wanted: dict[str, str]) -> None:
+        differences = [f'{key}: saved, not wanted' for key in saved.keys() - wanted.keys()]
+        differences += [f'{key}: wanted, not saved' for key in wanted.keys() - saved.keys()]
+        differences += [
+            f'{key}: saved {saved[key]}, wanted {wanted[key]}'
+            for key in saved.keys() & wanted.keys()
+            if saved[key] != wanted[key]
+        ]
+        if differences:
+            raise PicJaxError(f'{self.folder}/{step} does not fit this run: ' + '; '.join(sorted(differences)))
+
+    def wait(self) -> None:
+        """Blocks until the last save is complete."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and releases the folder."""
+        self._manager.close()
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """Path -> 'dtype[shape]'. Orbax gives tuples back as mappings, so only names and numbers of the path count."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))
+    return {
+        '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path):
+        f'{leaf.dtype}{list(leaf.shape)}'
+        for path, leaf in leaves
+    }  # fmt: skip

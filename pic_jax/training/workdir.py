@@ -1,0 +1,70 @@
+"""A run's folder: config.json, metrics.jsonl, checkpoints/, plots/."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pic_jax.config import RunConfig, from_mapping, to_mapping
+from pic_jax.errors import ConfigError, PicJaxError
+
+# What may change between two starts of one run: how long it goes on, how it reports, how it steps.
+CHANGEABLE = ('train.steps', 'train.microbatches', 'train.log_every', 'train.eval_every', 'train.eval_examples',
+              'train.checkpoint_every', 'train.keep_checkpoints', 'optimizer.')  # fmt: skip
+
+
+def read_config(workdir: Path) -> RunConfig:
+    """The resolved configuration of a workdir.
+
+    Raises:
+      PicJaxError: there is none, or it is not valid.
+    """
+    path = workdir / 'config.json'
+    if not path.is_file():
+        raise PicJaxError(f'{workdir} is not a workdir: {path} does not exist')
+    try:
+        return from_mapping(RunConfig, json.loads(path.read_text()))
+    except (ValueError, TypeError, AttributeError, ConfigError) as error:
+        raise PicJaxError(f'{path}: {error}') from error
+
+
+def write_config(workdir: Path, config: RunConfig) -> list[str]:
+    """Writes config.json, or checks it against the one that is there.
+
+    Returns:
+      the changed keys as 'key: old -> new', all of them changeable.
+
+    Raises:
+      ConfigError: a key that decides shapes, data or data order differs from the workdir's.
+    """
+    path = workdir / 'config.json'
+    changes = {}
+    if path.exists():
+        old, new = _flat(to_mapping(read_config(workdir))), _flat(to_mapping(config))
+        changes = {key: f'{key}: {old[key]} -> {new[key]}' for key in new if old[key] != new[key]}
+        fixed = [text for key, text in changes.items() if not key.startswith(CHANGEABLE)]
+        if fixed:
+            raise ConfigError(
+                f'{workdir} holds a run with other settings ({"; ".join(fixed)}): '
+                'use another --workdir, or the same settings'
+            )
+    write_atomically(path, json.dumps(to_mapping(config), indent=2) + '\n')
+    return list(changes.values())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file under a temporary name in the same folder, then moves it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _flat(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f'{prefix}{key}.')
+        else:
+            flat[prefix + key] = value
+    return flat

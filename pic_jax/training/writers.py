@@ -1,0 +1,107 @@
+"""Where the numbers of a run go: metrics.jsonl in the workdir, and the terminal."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+from pic_jax.errors import PicJaxError
+
+Record = dict[str, Any]
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a line, flushed to disk as a whole line."""
+
+    def __init__(self, path: Path, keep_until: int):
+        """Opens the file for appending; records after step `keep_until` are dropped first, atomically.
+
+        Raises:
+          PicJaxError: a line other than the last (which a kill may have cut) is not a record.
+        """
+        self.path = path
+        if path.exists():
+            kept = [line for line, record in _records(path) if record['step'] <= keep_until]
+            temporary = path.with_suffix('.tmp')
+            temporary.write_text(''.join(line + '\n' for line in kept))
+            os.replace(temporary, path)
+
+    def write(self, record: Record) -> None:
+        """Appends one record and waits until it is on disk."""
+        with self.path.open('a') as file:
+            file.write(json.dumps(record) + '\n')
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _records(path: Path) -> list[tuple[str, Record]]:
+    lines = path.read_text().splitlines()
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            found.append((line, {'step': int(record['step'])}))
+        except (ValueError, KeyError, TypeError) as error:
+            if number < len(lines):
+                raise PicJaxError(f'{path}:{number}: not a metrics record ({error})') from error
+    return found
+
+
+class Progress(Protocol):
+    """Shows a run as it goes."""
+
+    def update(self, step: int, text: str) -> None:
+        """Reports that `step` updates are done."""
+
+    def note(self, text: str) -> None:
+        """Prints a line of its own."""
+
+    def close(self) -> None:
+        """Takes the bar away."""
+
+
+class PlainProgress:
+    """Plain lines on stderr, for logs."""
+
+    def update(self, step: int, text: str) -> None:
+        """One line."""
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """One line."""
+        print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Nothing to take away."""
+
+
+class BarProgress:
+    """A live bar on a terminal."""
+
+    def __init__(self, total: int, done: int):
+        """Starts the bar at `done` of `total` steps."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn('{task.description}'))
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._task = self._progress.add_task('', total=total, completed=done)
+        self._progress.start()
+
+    def update(self, step: int, text: str) -> None:
+        """Moves the bar."""
+        self._progress.update(self._task, completed=step, description=text)
+
+    def note(self, text: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(text, highlight=False)
+
+    def close(self) -> None:
+        """Leaves the last state of the bar on the screen."""
+        self._progress.stop()
+
+
+def make_progress(total: int, done: int) -> Progress:
+    """A bar where stderr is a terminal, lines elsewhere."""
+    return BarProgress(total, done) if sys.stderr.isatty() else PlainProgress()

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+
+from pic_jax.config import DataConfig
+from pic_jax.data import tokenise
+from pic_jax.data.examples import TokenisedRecord, make_example, tokenise_records
+from pic_jax.data.records import Record
+from pic_jax.errors import ConfigError, PicJaxError
+
+EOS = 2
+CFG = DataConfig(context_length=4, target_length=2, answer_length=8, min_context=2)
+
+
+def document(length):
+    tokens = np.arange(10, 10 + length, dtype=np.int32)
+    return TokenisedRecord(tokens, tokens[:0], tokens[:0], None, (), 'doc')
+
+
+def question(length=3):
+    ids = [np.array(tokens, np.int32) for tokens in ([5] * length, [6, 7], [8, 9])]
+    return TokenisedRecord(*ids, 'why?', ('so', 'thus'), 'q')
+
+
+def unpack(example):
+    return example.context.tolist(), {n: (t.tokens.tolist(), t.scored_from) for n, t in example.targets.items()}
+
+
+@pytest.mark.parametrize(
+    ('length', 'context', 'continuation'),
+    [
+        (9, [10, 11, 12, 13], [14, 15]),
+        (6, [10, 11, 12, 13], [14, 15]),
+        (5, [10, 11, 12], [13, 14]),
+        (4, [10, 11], [12, 13]),
+    ],
+)
+def test_lm_window(length, context, continuation):
+    example = make_example(document(length), CFG, ('lm',), EOS, None)
+    assert unpack(example) == (context, {'lm': (continuation, 0)})
+    assert example.context.dtype == example.targets['lm'].tokens.dtype == np.int32
+
+
+def test_ae_alone_reserves_nothing():
+    assert unpack(make_example(document(3), CFG, ('ae',), EOS, None)) == ([10, 11, 12], {'ae': ([10, 11, 12, EOS], 0)})
+    assert unpack(make_example(document(9), CFG, ('ae',), None, None))[1] == {'ae': ([10, 11, 12, 13], 0)}
+
+
+def test_ae_and_lm_share_the_window():
+    context, targets = unpack(make_example(document(5), CFG, ('ae', 'lm'), EOS, None))
+    assert (context, targets) == ([10, 11, 12], {'ae': ([10, 11, 12, EOS], 0), 'lm': ([13, 14], 0)})
+
+
+def test_ft_scores_the_answer_only():
+    example = make_example(question(), CFG, ('ft', 'ae'), EOS, np.random.default_rng(0))
+    assert unpack(example) == ([5, 5, 5], {'ae': ([5, 5, 5, EOS], 0), 'ft': ([6, 7, 8, 9, EOS], 2)})
+    assert (example.prompt, example.golds, example.source) == ('why?', ('so', 'thus'), 'q')
+    assert unpack(make_example(question(), CFG, ('ft',), None, None))[1] == {'ft': ([6, 7, 8, 9], 2)}
+
+
+def test_random_start_reaches_every_window_and_no_further():
+    rng = np.random.default_rng(0)
+    drawn = [make_example(document(9), CFG, ('lm',), EOS, rng) for _ in range(100)]
+    assert {example.context[0] for example in drawn} == {10, 11, 12, 13}
+    for example in drawn:
+        window = [*example.context, *example.targets['lm'].tokens]
+        assert window == list(range(window[0], window[0] + 6))
+    fixed = DataConfig(context_length=4, target_length=2, min_context=2, random_start=False)
+    assert {make_example(document(9), fixed, ('lm',), EOS, rng).context[0] for _ in range(20)} == {10}
+
+
+def records(*contexts, **fields):
+    fields = {'prompt': None, 'answers': ()} | fields
+    return [Record(context, group=context, source=f'f:{i}', **fields) for i, context in enumerate(contexts, start=1)]
+
+
+def tokenised(tokenizer, records, objectives, **options):
+    cfg = DataConfig(**({'context_length': 20, 'target_length': 3, 'min_context': 2} | options))
+    return tokenise_records(records, tokenizer, tokenise.template('plain', tokenizer), cfg, objectives, EOS)
+
+
+def test_short_documents_are_dropped_and_counted(tokenizer):
+    lengths = [len(tokenise.encode(tokenizer, text)) for text in ('9 9', '9 9 9')]
+    assert lengths == [3, 5]  # the shorter leaves no room for min_context + target_length
+    kept, dropped = tokenised(tokenizer, records('9 9', '9 9 9', '9'), ('lm',))
+    assert ([r.source for r in kept], dropped) == (['f:2'], 2)
+    kept, dropped = tokenised(tokenizer, records('9 9', '9 9 9', '9'), ('ae',))
+    assert ([r.source for r in kept], dropped) == (['f:1', 'f:2'], 1)
+    with pytest.raises(PicJaxError, match=r'all 2 documents are too short \(the first is f:1\): expected at least 5'):
+        tokenised(tokenizer, records('9', '9 9'), ('lm',))
+    assert tokenised(tokenizer, [], ('lm',)) == ([], 0)
+
+
+def test_a_context_is_encoded_once(tokenizer):
+    kept, _ = tokenised(tokenizer, records('six cats', 'six cats', prompt='q?', answers=('six',)), ('ft',))
+    assert kept[0].context is kept[1].context
+    assert tokenizer.decode(kept[0].context) == 'six cats'
+    assert tokenizer.decode(np.concatenate([kept[0].question, kept[0].answer])) == 'Question: q?\nAnswer: six'
+
+
+def test_too_long(tokenizer):
+    asked = records('nine nine nine', prompt='q?', answers=('six',))
+    with pytest.raises(PicJaxError, match=r'^f:1: the context has \d+ tokens, expected 1 to data\.context_length=2 '):
+        tokenised(tokenizer, asked, ('ft',), context_length=2)
+    (kept,), _ = tokenised(tokenizer, asked, ('ft',))
+    length = len(kept.question) + len(kept.answer) + 1
+    assert tokenised(tokenizer, asked, ('ft',), answer_length=length)[1] == 0
+    message = (
+        rf'^f:1: template, prompt and answer have {length} tokens, expected at most data\.answer_length={length - 1}$'
+    )
+    with pytest.raises(PicJaxError, match=message):
+        tokenised(tokenizer, asked, ('ft',), answer_length=length - 1)
+
+
+def test_objective_without_data(tokenizer):
+    with pytest.raises(ConfigError, match=r'objective\.ft has no data: f:1 is a document'):
+        tokenised(tokenizer, records('nine nine'), ('ae', 'ft'))
+    with pytest.raises(ConfigError, match=r'objective\.lm has no data: f:1 is a question'):
+        tokenised(tokenizer, records('nine', prompt='q?', answers=('six',)), ('lm',))
