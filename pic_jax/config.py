@@ -337,6 +337,63 @@ class RunConfig:
         _one_of('prompt_template', self.prompt_template, TEMPLATES)
 
 
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """A small target model trained from scratch on the generated corpus: language, copying, reading.
+
+    Attributes:
+      vocab_size: of the byte-level BPE tokenizer that is trained on the corpus first.
+      hidden_size .. max_position_embeddings: shape of the decoder (heads of hidden_size / num_attention_heads).
+      row_length: tokens of a training row: a document, then its questions with answers.
+      copy_rows: rows a batch of random tokens repeated with a random period, beside `train.batch_size` documents.
+      text, answer, copy: loss weights of document and question tokens, answers, and repeated tokens.
+    """
+
+    seed: int = 0
+    vocab_size: int = 1024
+    hidden_size: int = 128
+    intermediate_size: int = 352
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2
+    max_position_embeddings: int = 1024
+    row_length: int = 320
+    copy_rows: int = 4
+    text: float = 1.0
+    answer: float = 1.0
+    copy: float = 0.5
+    data: DataConfig = DataConfig(size=12000, validation=100, test=200)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, warmup_steps=100, weight_decay=0.01)
+    train: TrainConfig = TrainConfig(steps=900, batch_size=16, eval_every=100, checkpoint_every=100)
+
+    def __post_init__(self):
+        _require(
+            self.train.batch_size % self.train.microbatches == 0 == self.copy_rows % self.train.microbatches,
+            'copy_rows', self.copy_rows, f'a multiple of train.microbatches={self.train.microbatches}',
+        )  # fmt: skip
+        _require(
+            self.hidden_size % self.num_attention_heads == 0, 'num_attention_heads', self.num_attention_heads,
+            f'a divisor of hidden_size={self.hidden_size}',
+        )  # fmt: skip
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The decoder's shape; ids 0 and 1 are <s> and </s>."""
+        return DecoderConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            num_key_value_heads=self.num_key_value_heads,
+            head_dim=self.hidden_size // self.num_attention_heads,
+            max_position_embeddings=self.max_position_embeddings,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_ids=(1,),
+        )
+
+
 def from_mapping(cls: type, values: Mapping[str, Any], prefix: str = '') -> Any:
     """Builds dataclass `cls` from nested mappings (`ConfigDict.to_dict()` or parsed JSON).
 
@@ -348,7 +405,7 @@ def from_mapping(cls: type, values: Mapping[str, Any], prefix: str = '') -> Any:
     fields = {}
     for key, value in values.items():
         if key not in hints:
-            raise ConfigError(_unknown_key(prefix + key, key, tuple(hints)))
+            raise ConfigError(unknown_key(prefix + key, key, tuple(hints)))
         fields[key] = _convert(hints[key], value, prefix + key)
     if cls is CompressorConfig:
         return CompressorConfig.preset(fields.pop('method', 'pic'), **fields)
@@ -358,7 +415,8 @@ def from_mapping(cls: type, values: Mapping[str, Any], prefix: str = '') -> Any:
         raise ConfigError(f'{prefix or cls.__name__}: {error}') from error
 
 
-def _unknown_key(path: str, key: str, valid: tuple[str, ...]) -> str:
+def unknown_key(path: str, key: str, valid: tuple[str, ...]) -> str:
+    """The message for a key that does not exist: the nearest valid one, or all of them."""
     near = difflib.get_close_matches(key, valid, n=1)
     hint = f'did you mean {path[: len(path) - len(key)]}{near[0]}?' if near else f'valid here: {", ".join(valid)}'
     return f'unknown config key {path}: {hint}'
@@ -391,6 +449,13 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 def to_mapping(config: Any) -> dict[str, Any]:
     """The dataclass as nested plain dicts; `from_mapping` of the result (or of its JSON) gives it back."""
     return dataclasses.asdict(config)
+
+
+def default_pretrain_config() -> Any:
+    """A ConfigDict of every `PretrainConfig` key at its default."""
+    from ml_collections import ConfigDict
+
+    return ConfigDict(to_mapping(PretrainConfig()))
 
 
 def default_config() -> Any:

@@ -274,5 +274,5 @@ def test_default_config_takes_overrides_and_refuses_wrong_types():
     assert run.compressor.context_sees == 'chunk+memory'
     with pytest.raises(TypeError):
         values.compressor.chunk_size = 'x'
-    with pytest.raises(AttributeError):
-        values.compressor.chunksize = 32
+    values.compressor.chunksize = 32
+    assert 'did you mean compressor.chunk_size?' in _refusal(values.to_dict())

@@ -52,8 +52,10 @@ def _matrix(rows):
 
 def _pic_mask_cases():
     context_sees, memory_sees, *rows = (line.split() for line in PIC_MASKS.strip().splitlines())
-    for column, names in enumerate(zip(context_sees, memory_sees, strict=True)):
-        yield pytest.param(*names, _matrix([row[column] for row in rows]), id='-'.join(names))
+    return [
+        pytest.param(*names, _matrix([row[column] for row in rows]), id='-'.join(names))
+        for column, names in enumerate(zip(context_sees, memory_sees, strict=True))
+    ]
 
 
 def _every_config(**options):

@@ -1,13 +1,13 @@
 """`pic-jax plot`: loss curves of runs, and the attention mask of the first with its chunks."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from pic_jax.config import RunConfig, from_mapping
+from pic_jax.config import RunConfig
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.masks import make_layout
+from pic_jax.training.workdir import read_config
 
 NAME = 'plot'
 HELP = 'draw loss curves and the attention mask of one or more workdirs'
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if len(set(names)) < len(names):
         names = args.workdirs
     runs = {name: plots.read_metrics(workdir / 'metrics.jsonl') for name, workdir in zip(names, workdirs, strict=True)}
-    config = read_config(workdirs[0] / 'config.json')
+    config = read_config(workdirs[0])
     out = Path(args.out) if args.out else workdirs[0] / 'plots'
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -52,26 +52,6 @@ def run(args: argparse.Namespace) -> int:
     draw_mask(out / 'mask.png', config)
     print(out / 'mask.png')
     return 0
-
-
-def read_config(path: Path) -> RunConfig:
-    """The resolved configuration of a run.
-
-    Raises:
-      PicJaxError: the file is missing, is no JSON object, or holds a setting that is not valid.
-    """
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise PicJaxError(f'{path}: cannot be read: {error.strerror}') from error
-    except (ValueError, RecursionError) as error:
-        raise PicJaxError(f'{path}: not valid JSON: {error}') from error
-    if not isinstance(values, dict):
-        raise PicJaxError(f'{path}: expected a JSON object, not {type(values).__name__}')
-    try:
-        return from_mapping(RunConfig, values)
-    except ConfigError as error:  # a broken file, not a wrong command line
-        raise PicJaxError(f'{path}: {error}') from error
 
 
 def mask_tokens(config: RunConfig) -> int:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from pic_jax.data.records import Record, from_fields
 from pic_jax.errors import PicJaxError
@@ -12,10 +13,21 @@ _CHARACTERS_PER_TOKEN = 6
 
 
 def jsonl(text: str, file: str) -> Iterator[Record]:
-    """One JSON object per line with the fields of `records.from_fields`; blank lines are passed over.
+    """One record per line, with the fields of `records.from_fields`.
 
     Raises:
-      PicJaxError: a line is not such an object; the message has its number.
+      PicJaxError: a line is not a record; the message has its number.
+    """
+    for source, fields in json_lines(text, file):
+        if record := from_fields(fields, source):
+            yield record
+
+
+def json_lines(text: str, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """('file:line', object) of every line that is not blank.
+
+    Raises:
+      PicJaxError: a line is not a JSON object; the message has its number.
     """
     # JSON strings may hold characters that str.splitlines() takes for line ends.
     for number, line in enumerate(text.split('\n'), start=1):
@@ -28,8 +40,7 @@ def jsonl(text: str, file: str) -> Iterator[Record]:
             raise PicJaxError(f'{source}: not valid JSON ({error.msg} at column {error.colno})') from error
         if not isinstance(fields, dict):
             raise PicJaxError(f'{source}: {line.strip()[:40]} is not a record: expected a JSON object')
-        if record := from_fields(fields, source):
-            yield record
+        yield source, fields
 
 
 def squad(text: str, file: str) -> Iterator[Record]:

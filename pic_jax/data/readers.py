@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,6 +103,43 @@ def _read_file(source: str, window: int) -> list[Record]:
             f'data.source={source!r} is not valid: expected a .jsonl, .json, .txt or .md file, '
             'hub:owner/name[:config] or generated'
         )
+    text = _read_text(path)
+    if path.suffix == '.jsonl':
+        return list(formats.jsonl(text, path.name))
+    if path.suffix == '.json':
+        return list(formats.squad(text, path.name))
+    return list(formats.passages(text, path.name, window))
+
+
+def read_contexts(file: str) -> list[tuple[str, str]]:
+    """(name, text) of every context in a file that is to be compressed.
+
+    Args:
+      file: a .jsonl file (each line has `text` or `context`; named 'file.jsonl:line'), any other text file (one
+        context, named like the file), or `-` for standard input.
+
+    Raises:
+      PicJaxError: the file cannot be read or is empty, or a line has no text (the message has its number).
+    """
+    if file == '-':
+        text = sys.stdin.read()
+        if not text.strip():
+            raise PicJaxError('standard input is empty')
+        return [('-', text)]
+    path = expand(file)
+    text = _read_text(path)
+    if path.suffix != '.jsonl':
+        return [(path.name, text)]
+    named = []
+    for source, fields in formats.json_lines(text, path.name):
+        value = fields.get('text', fields.get('context'))
+        if not isinstance(value, str) or not value.strip():
+            raise PicJaxError(f'{source}: expected a text or context that is not blank')
+        named.append((source, value))
+    return named
+
+
+def _read_text(path: Path) -> str:
     try:
         text = path.read_text(encoding='utf-8-sig')
     except OSError as error:
@@ -110,11 +148,7 @@ def _read_file(source: str, window: int) -> list[Record]:
         raise PicJaxError(f'{path}: byte {error.start} is not UTF-8 text') from error
     if not text.strip():
         raise PicJaxError(f'{path} is empty')
-    if path.suffix == '.jsonl':
-        return list(formats.jsonl(text, path.name))
-    if path.suffix == '.json':
-        return list(formats.squad(text, path.name))
-    return list(formats.passages(text, path.name, window))
+    return text
 
 
 def _download(source: str) -> 'datasets.Dataset':

@@ -11,6 +11,7 @@ import numpy as np
 
 from pic_jax.data.examples import TokenisedRecord
 from pic_jax.data.loader import eval_batches
+from pic_jax.data.prepare import prepare
 from pic_jax.evaluation.controls import CONTROLS, View, control_view
 from pic_jax.evaluation.metrics import bootstrap_interval, exact_match, f1, gap_share
 from pic_jax.models.generation import generate
@@ -52,6 +53,13 @@ class Scores:
     def resampled(self, objective: str, picks: np.ndarray) -> np.ndarray:
         """`per_token` of each row of example indices in `picks` [resamples, n]."""
         return self.nats[objective][picks].sum(axis=1) / self.tokens[objective][picks].sum(axis=1)
+
+
+def held_out(run: Run, split: str) -> list[TokenisedRecord]:
+    """The records of one split of the run's data."""
+    config = run.config
+    names = config.objective.names
+    return prepare(config.data, names, run.tokenizer, run.template, run.eos_id, (split,))[split]
 
 
 def methods_of(run: Run) -> tuple[str, ...]:

@@ -19,6 +19,9 @@ class Sampling:
     top_p: float = 1.0
 
 
+GREEDY = Sampling()
+
+
 def filter_logits(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
     """[B, V] logits to draw from, -inf for tokens left out: temperature, top-k, top-p in transformers' order."""
     logits_BV = logits_BV / sampling.temperature
@@ -49,7 +52,7 @@ def generate(
     inputs: DecoderInput,
     max_new_tokens: int,
     eos_ids: tuple[int, ...] = (),
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Continues a batch of inputs of different lengths.

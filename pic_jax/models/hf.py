@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, which safetensors needs)
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from pic_jax.config import DecoderConfig, RopeConfig
 from pic_jax.errors import PicJaxError
 from pic_jax.models.decoder import Params
 
+_LLAMA3_KEYS = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
 _SHARD_NAME = re.compile(r'^[A-Za-z0-9._-]+\.safetensors$')
 
 
@@ -97,11 +99,10 @@ def _read_rope(values: dict[str, Any], path: Path, refuse_unless: Any) -> RopeCo
     theta = float(rope.get('rope_theta', values.get('rope_theta', 10000.0)))
     if kind == 'default':
         return RopeConfig(theta=theta)
-    keys = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
-    missing = [key for key in keys if key not in rope]
+    missing = [key for key in _LLAMA3_KEYS if key not in rope]
     if missing:
         raise PicJaxError(f'{path}: llama3 rope lacks {", ".join(missing)}')
-    return RopeConfig(theta=theta, type=kind, **{key: rope[key] for key in keys})
+    return RopeConfig(theta=theta, type=kind, **{key: rope[key] for key in _LLAMA3_KEYS})
 
 
 def load_params(folder: str | Path, config: DecoderConfig, dtype: Any = None) -> Params:
@@ -161,6 +162,24 @@ def to_hf(params: Params, config: DecoderConfig) -> dict[str, np.ndarray]:
         layers = [(name.format(i), leaf[i]) for i in range(len(leaf))] if '{}' in name else [(name, leaf)]
         state |= {key: np.ascontiguousarray(value.T if transposed else value) for key, value in layers}
     return state
+
+
+def write_model(folder: str | Path, params: Params, config: DecoderConfig, dtype: Any) -> None:
+    """Writes config.json and model.safetensors that `transformers` loads as LlamaForCausalLM."""
+    rope = {'rope_theta': config.rope.theta, 'rope_type': config.rope.type}
+    if config.rope.type == 'llama3':
+        rope |= {key: getattr(config.rope, key) for key in _LLAMA3_KEYS}
+    same = ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
+            'num_key_value_heads', 'head_dim', 'max_position_embeddings', 'rms_norm_eps', 'tie_word_embeddings',
+            'attention_bias', 'mlp_bias', 'bos_token_id')  # fmt: skip
+    values = {'architectures': ['LlamaForCausalLM'], 'model_type': 'llama', 'hidden_act': 'silu'}
+    values |= {key: getattr(config, key) for key in same}
+    values |= {'eos_token_id': list(config.eos_token_ids), 'rope_parameters': rope, 'dtype': np.dtype(dtype).name}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.astype(dtype) for name, tensor in to_hf(params, config).items()}
+    save_file(state, folder / 'model.safetensors', metadata={'format': 'pt'})
+    (folder / 'config.json').write_text(json.dumps(values, indent=2) + '\n')
 
 
 def _expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:

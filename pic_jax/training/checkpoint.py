@@ -9,6 +9,8 @@ from orbax.checkpoint.checkpoint_managers import LatestN
 
 from pic_jax.errors import PicJaxError
 
+MAX_LISTED = 8
+
 
 class Checkpoints:
     """The `checkpoints/` folder of a workdir. Saves are asynchronous and atomic."""
@@ -17,7 +19,9 @@ class Checkpoints:
         """Opens or creates the folder; the newest `keep` checkpoints are preserved."""
         self.folder = folder
         options = ocp.CheckpointManagerOptions(preservation_policy=LatestN(keep), enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
 
     @property
     def latest_step(self) -> int | None:
@@ -32,7 +36,7 @@ class Checkpoints:
         """The saved state, for a tree of arrays or abstract shapes like it.
 
         Raises:
-          PicJaxError: keys, shapes or dtypes differ (all are listed, both ways), or the files are unreadable.
+          PicJaxError: keys, shapes or dtypes differ (named both ways), or the files are unreadable.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
@@ -54,7 +58,9 @@ class Checkpoints:
             if saved[key] != wanted[key]
         ]
         if differences:
-            raise PicJaxError(f'{self.folder}/{step} does not fit this run: ' + '; '.join(sorted(differences)))
+            listed = '; '.join(sorted(differences)[:MAX_LISTED])
+            more = f' and {len(differences) - MAX_LISTED} more' if len(differences) > MAX_LISTED else ''
+            raise PicJaxError(f'{self.folder}/{step} does not fit this run: {listed}{more}')
 
     def wait(self) -> None:
         """Blocks until the last save is complete."""

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from pic_jax.config import TrainConfig
 from pic_jax.data.examples import TokenisedRecord
-from pic_jax.data.loader import Batches
+from pic_jax.data.loader import Batch, Batches
 from pic_jax.data.prepare import prepare
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.evaluation.harness import Scores, methods_of, score
@@ -17,10 +18,31 @@ from pic_jax.evaluation.metrics import gap_share
 from pic_jax.masks import slots_in
 from pic_jax.run import Run
 from pic_jax.training.checkpoint import Checkpoints
-from pic_jax.training.optimizer import make_optimizer
+from pic_jax.training.objectives import Loss, compressor_loss
 from pic_jax.training.step import TrainState, init_state, make_train_step
 from pic_jax.training.workdir import write_config
-from pic_jax.training.writers import MetricsFile, Record, make_progress
+from pic_jax.training.writers import MetricsFile, Progress, Record, make_progress
+
+
+class Job(NamedTuple):
+    """What the loop needs to know of a training, whatever is trained.
+
+    Attributes:
+      config: the run's settings; kept in the workdir, and its `train` and `optimizer` groups drive the loop.
+      loss: see objectives.Loss. init: makes the trained parameters. frozen: parameters that the loss only reads.
+      batches: batches by step. sources: names the examples of a batch, for messages.
+      validate: trained parameters -> fields of a validation record.
+      summary: lines to print at the start.
+    """
+
+    config: Any
+    loss: Loss
+    init: Callable[[], Any]
+    frozen: Any
+    batches: Batches
+    sources: Callable[[Batch], str]
+    validate: Callable[[Any], Record]
+    summary: Callable[[Any], list[str]]
 
 
 def train(run: Run, workdir: Path) -> dict[str, Any]:
@@ -35,31 +57,40 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     """
     config = run.config
     check_fits(run)
-    records = prepare(
-        config.data, config.objective.names, run.tokenizer, run.template, run.eos_id, ('train', 'validation')
+    names = config.objective.names
+    records = prepare(config.data, names, run.tokenizer, run.template, run.eos_id, ('train', 'validation'))
+    training = records['train']
+    job = Job(
+        config=config,
+        loss=compressor_loss(run),
+        init=run.init_trainable,
+        frozen=run.base,
+        batches=Batches(training, config.data, names, run.eos_id, config.train.batch_size, config.seed),
+        sources=lambda batch: ', '.join(training[index].source for index in batch['index']),
+        validate=make_validation(run, records['validation']),
+        summary=lambda trainable: summary(run, trainable, len(training)),
     )
-    batches = Batches(
-        records['train'], config.data, config.objective.names, run.eos_id, config.train.batch_size, config.seed
-    )
-    changes = write_config(workdir, config)
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    state = init_state(run.init_trainable(), optimizer)
-    checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)
+    return fit(job, workdir)
+
+
+def fit(job: Job, workdir: Path) -> Any:
+    """Runs a job to its last step in a workdir, resuming by itself; returns the trained parameters."""
+    config: TrainConfig = job.config.train
+    changes = write_config(workdir, job.config)
+    state = init_state(job.init(), job.config.optimizer, config.steps)
+    checkpoints = Checkpoints(workdir / 'checkpoints', config.keep_checkpoints)
     start = checkpoints.latest_step or 0
-    progress = make_progress(config.train.steps, start)
+    progress = make_progress(config.steps, start)
     try:
-        for change in changes:
-            progress.note(f'changed: {change}')
-        for line in summary(run, state.trainable, len(records['train'])):
+        for line in [f'changed: {change}' for change in changes] + job.summary(state.trainable):
             progress.note(line)
         if start:
             state = checkpoints.restore(start, state)
             progress.note(f'resumed from step {start} of {workdir}')
         metrics = MetricsFile(workdir / 'metrics.jsonl', keep_until=start)
-        validate = make_validation(run, records['validation'])
         if start == 0:
-            metrics.write({'step': 0, 'split': 'validation', **validate(state.trainable)})
-        state = _steps(run, state, start, batches, records['train'], metrics, validate, checkpoints, progress)
+            metrics.write({'step': 0, 'split': 'validation', **job.validate(state.trainable)})
+        state = _steps(job, state, start, metrics, checkpoints, progress)
     finally:
         progress.close()
         checkpoints.close()
@@ -67,20 +98,12 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
 
 
 def _steps(
-    run: Run,
-    state: TrainState,
-    start: int,
-    batches: Batches,
-    records: Sequence[TokenisedRecord],
-    metrics: MetricsFile,
-    validate: Callable[[Any], Record],
-    checkpoints: Checkpoints,
-    progress: Any,
+    job: Job, state: TrainState, start: int, metrics: MetricsFile, checkpoints: Checkpoints, progress: Progress
 ) -> TrainState:
-    config = run.config.train
-    train_step = make_train_step(run)
+    config: TrainConfig = job.config.train
+    train_step = make_train_step(job.loss, job.config.optimizer, config)
     clock = _Clock()
-    waiting: tuple[int, dict[str, Any], dict[str, jax.Array]] | None = None
+    waiting: tuple[int, Batch, dict[str, jax.Array]] | None = None
 
     def settle() -> None:
         """Fetches the metrics of the step that was dispatched before the newest one."""
@@ -89,31 +112,35 @@ def _steps(
             return
         step, batch, values = waiting
         waiting = None
-        record = {'step': step, 'split': 'train'} | {name: float(value) for name, value in values.items()}
+        record = {'step': step, 'split': 'train'} | {name: float(value) for name, value in sorted(values.items())}
         if not record.pop('finite'):
-            raise PicJaxError(_not_finite(record, batch, records))
+            raise PicJaxError(
+                f'step {step}: loss {record["loss"]} and gradient norm {record["grad_norm"]} are not finite; '
+                f'the update was discarded. The batch: {job.sources(batch)}'
+            )
         if step % config.log_every == 0 or step == config.steps:
-            record |= clock.lap(step)
+            record |= clock.lap()
             metrics.write(record)
             progress.update(step, f'step {step}  loss {record["loss"]:.4f}  {record["tokens_per_s"]:.0f} tokens/s')
 
     for step in range(start + 1, config.steps + 1):
-        batch = batches[step - 1]
+        batch = job.batches[step - 1]
         clock.tokens += tokens_in(batch)
         arrays = jax.device_put(batch)
         with jax.transfer_guard('disallow'):
-            state, values = train_step(state, run.base, arrays)
+            state, values = train_step(state, job.frozen, arrays)
         settle()
         waiting = step, batch, values
         last = step == config.steps
-        if last or step % config.eval_every == 0 or step % config.checkpoint_every == 0:
+        evaluates, saves = last or step % config.eval_every == 0, last or step % config.checkpoint_every == 0
+        if evaluates or saves:
             settle()
-        if last or step % config.eval_every == 0:
-            record = {'step': step, 'split': 'validation', **validate(state.trainable)}
+        if evaluates:
+            record = {'step': step, 'split': 'validation', **job.validate(state.trainable)}
             metrics.write(record)
-            progress.note(f'step {step}  validation loss {record["loss"]:.4f}  {_shares(record)}')
-            clock.restart(step)
-        if last or step % config.checkpoint_every == 0:
+            progress.note(f'step {step}  validation loss {record["loss"]:.4f}  {_shares(record)}'.rstrip())
+            clock.restart()
+        if saves:
             # Every record up to this step is on disk before the checkpoint can be: a resume loses none.
             checkpoints.save(step, state)
     return state
@@ -123,24 +150,25 @@ class _Clock:
     """Wall-clock fields of a record; nothing else in metrics.jsonl depends on time."""
 
     def __init__(self):
-        self.tokens, self._step, self._time = 0, None, time.perf_counter()
+        self.restart()
 
-    def lap(self, step: int) -> dict[str, float]:
+    def lap(self) -> dict[str, float]:
         """Seconds and tokens per second since the last lap."""
         seconds = time.perf_counter() - self._time
         fields = {'elapsed_s': round(seconds, 3), 'tokens_per_s': round(self.tokens / max(seconds, 1e-9), 1)}
-        self.restart(step)
+        self.restart()
         return fields
 
-    def restart(self, step: int) -> None:
+    def restart(self) -> None:
         """Starts a new lap."""
-        self.tokens, self._step, self._time = 0, step, time.perf_counter()
+        self.tokens, self._time = 0, time.perf_counter()
 
 
 def tokens_in(batch: dict[str, Any]) -> int:
     """Real context tokens and target tokens of a batch."""
-    targets = sum(int(value['is_target'].sum()) for value in batch.values() if isinstance(value, dict))
-    return int(batch['context_length'].sum()) + targets
+    groups = [value for value in batch.values() if isinstance(value, dict)]
+    targets = sum(int(mask.sum()) for group in groups for name, mask in group.items() if name.startswith('is_'))
+    return targets + int(np.sum(batch.get('context_length', 0)))
 
 
 def make_validation(run: Run, records: Sequence[TokenisedRecord]) -> Callable[[Any], Record]:
@@ -214,11 +242,3 @@ def summary(run: Run, trainable: Any, examples: int) -> list[str]:
 def _shares(record: Record) -> str:
     shares = {name: value for name, value in record.items() if name.endswith('gap_share')}
     return '  '.join(f'{name} {value:.3f}' for name, value in shares.items())
-
-
-def _not_finite(record: Record, batch: dict[str, Any], records: Sequence[TokenisedRecord]) -> str:
-    sources = ', '.join(records[index].source for index in batch['index'])
-    return (
-        f'step {record["step"]}: loss {record["loss"]} and gradient norm {record["grad_norm"]} are not finite; '
-        f'the update was discarded. The batch: {sources}'
-    )

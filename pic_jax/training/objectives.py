@@ -1,5 +1,7 @@
 """Losses of a compressor through the frozen decoder: autoencoding, continuation, answering, distillation."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +12,18 @@ from pic_jax.memory import Memory
 from pic_jax.models.decoder import Decoder, Params
 from pic_jax.models.inputs import causal_mask, from_memory, last_valid, word_memory
 from pic_jax.run import Run
+
+
+class Loss(NamedTuple):
+    """What a training step minimises: sum over objectives of weight * (summed nats / summed target tokens).
+
+    weights: {objective: weight}. totals: (trained, frozen, batch) -> {objective: Totals}.
+    counts: batch -> {objective: target tokens in it}.
+    """
+
+    weights: dict[str, float]
+    totals: Callable[[Any, Any, dict[str, Any]], dict[str, 'Totals']]
+    counts: Callable[[dict[str, Any]], dict[str, jax.Array]]
 
 
 class Totals(NamedTuple):
@@ -78,3 +92,16 @@ def objective_totals(run: Run, trainable: dict[str, Any], base: Params, batch: d
     if divergences:
         totals['distill'] = Totals(*(sum(column) for column in zip(*divergences, strict=True)))
     return totals
+
+
+def compressor_loss(run: Run) -> Loss:
+    """The loss that the run's objective weights describe."""
+    weights = {name: w for name, w in dataclasses.asdict(run.config.objective).items() if w > 0}
+
+    def counts(batch: dict[str, Any]) -> dict[str, jax.Array]:
+        tokens = {name: jnp.sum(batch[name]['is_target']) for name in run.config.objective.names}
+        if 'distill' in weights:
+            tokens['distill'] = sum(value for name, value in tokens.items() if name != 'ae')
+        return tokens
+
+    return Loss(weights, lambda trainable, base, batch: objective_totals(run, trainable, base, batch), counts)

@@ -13,8 +13,8 @@ CHANGEABLE = ('train.steps', 'train.microbatches', 'train.log_every', 'train.eva
               'train.checkpoint_every', 'train.keep_checkpoints', 'optimizer.')  # fmt: skip
 
 
-def read_config(workdir: Path) -> RunConfig:
-    """The resolved configuration of a workdir.
+def read_config(workdir: Path, kind: type = RunConfig) -> Any:
+    """The resolved configuration of a workdir, as the dataclass `kind`.
 
     Raises:
       PicJaxError: there is none, or it is not valid.
@@ -23,12 +23,18 @@ def read_config(workdir: Path) -> RunConfig:
     if not path.is_file():
         raise PicJaxError(f'{workdir} is not a workdir: {path} does not exist')
     try:
-        return from_mapping(RunConfig, json.loads(path.read_text()))
-    except (ValueError, TypeError, AttributeError, ConfigError) as error:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise PicJaxError(f'{path}: not valid JSON ({error})') from error
+    if not isinstance(values, dict):
+        raise PicJaxError(f'{path}: expected a JSON object')
+    try:
+        return from_mapping(kind, values)
+    except ConfigError as error:
         raise PicJaxError(f'{path}: {error}') from error
 
 
-def write_config(workdir: Path, config: RunConfig) -> list[str]:
+def write_config(workdir: Path, config: Any) -> list[str]:
     """Writes config.json, or checks it against the one that is there.
 
     Returns:
@@ -40,7 +46,7 @@ def write_config(workdir: Path, config: RunConfig) -> list[str]:
     path = workdir / 'config.json'
     changes = {}
     if path.exists():
-        old, new = _flat(to_mapping(read_config(workdir))), _flat(to_mapping(config))
+        old, new = _flat(to_mapping(read_config(workdir, type(config)))), _flat(to_mapping(config))
         changes = {key: f'{key}: {old[key]} -> {new[key]}' for key in new if old[key] != new[key]}
         fixed = [text for key, text in changes.items() if not key.startswith(CHANGEABLE)]
         if fixed:

@@ -1,0 +1,182 @@
+"""Use a trained compressor from Python: load, compress, generate."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pic_jax.config import to_mapping
+from pic_jax.data.tokenise import encode
+from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.interop.contexts import ContextMetadata, StoredContexts, check_target, to_memory
+from pic_jax.interop.contexts import from_memory as from_memory_to_stored
+from pic_jax.memory import Memory
+from pic_jax.models.generation import GREEDY, Sampling, generate
+from pic_jax.models.inputs import from_memory
+from pic_jax.run import Run, open_run
+from pic_jax.training.checkpoint import Checkpoints
+from pic_jax.training.step import init_state
+from pic_jax.training.workdir import read_config
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedCompressor:
+    """A compressor with its weights, and the frozen target that reads its memory."""
+
+    run: Run
+    trainable: dict[str, Any]
+
+    def compress(self, contexts: Sequence[str] | np.ndarray, lengths: np.ndarray | None = None) -> Memory:
+        """Compresses texts, or right-padded int32 tokens [B, S] with their true `lengths` [B].
+
+        Raises:
+          PicJaxError: a context is empty.
+          ConfigError: a context is too long for the compressor.
+        """
+        if isinstance(contexts, np.ndarray):
+            tokens_BS = contexts.astype(np.int32)
+            lengths_B = np.full(len(tokens_BS), tokens_BS.shape[1]) if lengths is None else np.asarray(lengths)
+        else:
+            rows = [encode(self.run.tokenizer, text) for text in contexts]
+            lengths_B = np.array([len(row) for row in rows], np.int32)
+            tokens_BS = np.zeros((len(rows), max(lengths_B, default=0)), np.int32)
+            for row, ids in zip(tokens_BS, rows, strict=True):
+                row[: len(ids)] = ids
+        if len(lengths_B) == 0 or lengths_B.min() < 1:
+            raise PicJaxError('a context is empty: expected at least one token')
+        tokens_BS = np.pad(tokens_BS, ((0, 0), (0, self._bucket(tokens_BS.shape[1]) - tokens_BS.shape[1])))
+        return _compress(self.run, self.run.base, self.trainable, jnp.asarray(tokens_BS), jnp.asarray(lengths_B))
+
+    def generate(
+        self,
+        memory: Memory,
+        prompts: Sequence[str],
+        max_new_tokens: int = 64,
+        sampling: Sampling = GREEDY,
+        seed: int = 0,
+    ) -> list[str]:
+        """Answers one prompt per context; a compressor that was trained to continue text continues the prompt.
+
+        Raises:
+          ConfigError: memory, prompt and answer do not fit the decoder's positions.
+        """
+        name, run = self.special_name, self.run
+        texts = [run.template.question(prompt) if name == 'ft' else prompt for prompt in prompts]
+        rows = [encode(run.tokenizer, text) for text in texts]
+        lengths_B = np.array([len(row) for row in rows], np.int32)
+        text_BT = np.zeros((len(rows), max(lengths_B)), np.int32)
+        for row, ids in zip(text_BT, rows, strict=True):
+            row[: len(ids)] = ids
+        needed = len(run.prefix) + int(memory.text_start.max()) + 1 + text_BT.shape[1] + max_new_tokens
+        if needed > run.decoder.config.max_position_embeddings:
+            raise ConfigError(
+                f'memory, prompt and {max_new_tokens} new tokens need {needed} positions but the model has '
+                f'{run.decoder.config.max_position_embeddings}: ask for fewer new tokens'
+            )
+        special_D = jnp.asarray(self.trainable['special'][name])
+        inputs = from_memory(
+            run.decoder, run.base, memory, special_D, run.prefix, jnp.asarray(text_BT), jnp.asarray(lengths_B)
+        )
+        tokens_BT, made_B = generate(
+            run.decoder,
+            run.base,
+            inputs,
+            max_new_tokens,
+            run.decoder.config.eos_token_ids,
+            sampling,
+            jax.random.key(seed),
+        )
+        decode = functools.partial(run.tokenizer.decode, skip_special_tokens=True)
+        return [decode(np.asarray(row)[:n]).strip() for row, n in zip(tokens_BT, made_B, strict=True)]
+
+    def store(self, contexts: Sequence[str], ids: Sequence[str]) -> StoredContexts:
+        """Compresses texts into what `interop.contexts.write` keeps; `ids` name them.
+
+        Raises:
+          PicJaxError: a context is empty. ConfigError: a context is too long.
+        """
+        run = self.run
+        memory = self.compress(contexts)
+        special = np.asarray(self.trainable['special'][self.special_name])
+        layout = run.config.compressor
+        metadata = ContextMetadata(
+            target=run.config.base,
+            target_revision='',
+            compressor_sha256=self.fingerprint,
+            hidden_size=run.decoder.config.hidden_size,
+            layout=f'{layout.method} ratio={layout.ratio} chunk_size={layout.chunk_size} positions={layout.positions}',
+            template=run.config.prompt_template,
+            decoder_prefix=run.prefix,
+            source_tokens=tuple(len(encode(run.tokenizer, text)) for text in contexts),
+            ids=tuple(ids),
+        )
+        return from_memory_to_stored(memory, special, metadata)
+
+    def memory_of(self, stored: StoredContexts) -> Memory:
+        """The memory of stored contexts, checked to be this compressor's.
+
+        Raises:
+          PicJaxError: another compressor or another target made them.
+        """
+        check_target(stored, self.run.decoder.config.hidden_size, self.run.config.base)
+        if stored.metadata.compressor_sha256 != self.fingerprint:
+            raise PicJaxError(
+                f'the contexts were made by compressor {stored.metadata.compressor_sha256[:12]}, '
+                f'not by this one ({self.fingerprint[:12]})'
+            )
+        return to_memory(stored)
+
+    @property
+    def special_name(self) -> str:
+        """The special vector that suits generation: the one of the first trained objective out of ft, lm, ae."""
+        trained = self.run.config.objective.names
+        return next(name for name in ('ft', 'lm', 'ae') if name in trained)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the compressor's settings and weights, as hex."""
+        digest = hashlib.sha256(json.dumps(to_mapping(self.run.config.compressor), sort_keys=True).encode())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.trainable):
+            digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+        return digest.hexdigest()
+
+    def _bucket(self, length: int) -> int:
+        """A padded length, so that few are compiled: powers of two, then whole windows."""
+        config = self.run.config.compressor
+        if length <= config.context_length:
+            return min(1 << max(length - 1, 31).bit_length(), config.context_length)
+        return -(-length // config.window) * config.window if config.window else length
+
+
+def load(workdir: str | Path) -> TrainedCompressor:
+    """The compressor of a workdir, from its newest checkpoint.
+
+    Raises:
+      PicJaxError: the folder is not a workdir, has no checkpoint, or the checkpoint does not fit its config.json.
+    """
+    workdir = Path(workdir)
+    run = open_run(read_config(workdir))
+    if not (workdir / 'checkpoints').is_dir():
+        raise PicJaxError(f'{workdir} has no checkpoint yet: train first')
+    checkpoints = Checkpoints(workdir / 'checkpoints', run.config.train.keep_checkpoints)
+    try:
+        step = checkpoints.latest_step
+        if step is None:
+            raise PicJaxError(f'{workdir} has no checkpoint yet: train first')
+        state = init_state(run.init_trainable(), run.config.optimizer, run.config.train.steps)
+        state = checkpoints.restore(step, state)
+    finally:
+        checkpoints.close()
+    return TrainedCompressor(run, state.trainable)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compress(run: Run, base, trainable, tokens_BS, lengths_B) -> Memory:
+    return run.compressor.compress(base, trainable, tokens_BS, lengths_B)

@@ -1,0 +1,56 @@
+"""`pic-jax eval`: a trained compressor and its controls on held-out data."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+NAME = 'eval'
+HELP = 'score a trained compressor and its controls on held-out data'
+EXAMPLE = """examples:
+  pic-jax eval --workdir=runs/pic
+  pic-jax eval --workdir=runs/pic --split=validation --examples=100 --json
+  pic-jax eval --workdir=runs/pic --config.data.source=other.jsonl
+"""
+TAKES_OVERRIDES = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the workdir and what to score on."""
+    parser.add_argument('--workdir', metavar='DIR', required=True, help='folder of the run')
+    parser.add_argument('--split', default='test', choices=('validation', 'test', 'train'))
+    parser.add_argument('--examples', type=int, default=1000, metavar='N', help='how many at the most (default 1000)')
+    parser.add_argument('--json', action='store_true', help='print rows as JSON instead of the table')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table and writes results.json (and answers.json for questions) into the workdir."""
+    from pic_jax.api import load
+    from pic_jax.cli.settings import resolve
+    from pic_jax.config import to_mapping
+    from pic_jax.errors import ConfigError
+    from pic_jax.evaluation import harness, tables
+    from pic_jax.training.workdir import write_atomically
+
+    if args.examples < 1:
+        raise ConfigError(f'--examples={args.examples} is not valid: expected a positive number')
+    workdir = Path(args.workdir)
+    trained = load(workdir)
+    config = resolve(to_mapping(trained.run.config), args.overrides)
+    kept = ('data', 'train')
+    changed = [f.name for f in dataclasses.fields(config)
+               if f.name not in kept and getattr(config, f.name) != getattr(trained.run.config, f.name)]  # fmt: skip
+    if changed:
+        raise ConfigError(f'--config.{changed[0]} is what the compressor was trained with: only data.* may change')
+    run = dataclasses.replace(trained.run, config=config)
+    records = harness.held_out(run, args.split)
+    print(
+        f'scoring {min(len(records), args.examples)} examples of {config.data.source} ({args.split})', file=sys.stderr
+    )
+    rows, answers = harness.evaluate(run, trained.trainable, records, args.examples)
+    write_atomically(workdir / 'results.json', tables.to_json(rows) + '\n')
+    if answers:
+        write_atomically(workdir / 'answers.json', json.dumps(answers, indent=1) + '\n')
+    print(tables.to_json(rows) if args.json else tables.to_text(rows))
+    return 0

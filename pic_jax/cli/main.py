@@ -1,0 +1,51 @@
+"""The `pic-jax` command. Exit codes: 0 done, 1 failed, 2 bad usage; every failure is one line on stderr."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from pic_jax.errors import ConfigError, PicJaxError
+
+VERBS = ('demo', 'pretrain', 'train', 'eval', 'compress', 'ask', 'contexts', 'plot')
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs. Verb modules import nothing heavy until they run."""
+    parser = argparse.ArgumentParser(prog='pic-jax', description='Context compression for large language models.')
+    verbs = parser.add_subparsers(dest='verb', required=True, metavar='VERB')
+    for name in VERBS:
+        module = importlib.import_module(f'pic_jax.cli.{name}')
+        verb = verbs.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=module.EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(verb)
+        verb.set_defaults(run=module.run, takes_overrides=getattr(module, 'TAKES_OVERRIDES', False))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns its exit code."""
+    parser = make_parser()
+    args, rest = parser.parse_known_args(argv)
+    args.overrides = [word for word in rest if args.takes_overrides and word.startswith('--config.')]
+    unknown = [word for word in rest if word not in args.overrides]
+    try:
+        if unknown:
+            raise ConfigError(f'unknown argument {unknown[0]} (pic-jax {args.verb} --help lists what is valid)')
+        return args.run(args)
+    except PicJaxError as error:
+        print(f'pic-jax: error: {error}', file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        print('pic-jax: interrupted', file=sys.stderr)
+        return 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Settings on the command line: a configuration file and dotted overrides become one dataclass."""
+
+import ast
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pic_jax.config import RunConfig, from_mapping, unknown_key
+from pic_jax.errors import ConfigError
+
+
+def load_file(path: str) -> dict[str, Any]:
+    """What `get_config()` of a Python configuration file returns, as nested dicts. The file is executed.
+
+    Raises:
+      ConfigError: there is no such file, or it fails or defines no get_config.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f'--config={path}: no such file')
+    spec = importlib.util.spec_from_file_location('pic_jax_config_file', path)
+    if spec is None:
+        raise ConfigError(f'--config={path}: expected a Python file')
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.get_config().to_dict()
+    except Exception as error:  # whatever the user's file does wrong
+        raise ConfigError(f'--config={path}: {type(error).__name__}: {error}') from error
+
+
+def resolve(values: dict[str, Any], overrides: Sequence[str], kind: type = RunConfig) -> Any:
+    """Applies `--config.a.b=value` words to nested settings and builds the dataclass `kind`.
+
+    Values are Python literals (3, 1e-4, True, None, (8, 16)); anything else is a string.
+
+    Raises:
+      ConfigError: a word is malformed, names an unknown key (the nearest is given), or has an invalid value.
+    """
+    for word in overrides:
+        path, equals, text = word.removeprefix('--config.').partition('=')
+        if not equals:
+            raise ConfigError(f'{word}: expected --config.KEY=VALUE')
+        node, *parents = values, *path.split('.')[:-1]
+        seen = ''
+        for key in (*parents, path.split('.')[-1]):
+            if not isinstance(node, dict) or key not in node:
+                raise ConfigError(unknown_key(seen + key, key, tuple(node) if isinstance(node, dict) else ()))
+            parent, node, seen = node, node[key], f'{seen}{key}.'
+        if isinstance(node, dict):
+            raise ConfigError(f'{word}: {path} is a group of settings ({", ".join(node)})')
+        parent[path.split('.')[-1]] = _literal(text)
+    return from_mapping(kind, values)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
