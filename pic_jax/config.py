@@ -350,21 +350,21 @@ class PretrainConfig:
     """
 
     seed: int = 0
-    vocab_size: int = 1024
+    vocab_size: int = 2048
     hidden_size: int = 128
     intermediate_size: int = 352
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     num_key_value_heads: int = 2
     max_position_embeddings: int = 1024
-    row_length: int = 320
-    copy_rows: int = 4
+    row_length: int = 416
+    copy_rows: int = 2
     text: float = 1.0
     answer: float = 1.0
     copy: float = 0.5
     data: DataConfig = DataConfig(size=12000, validation=100, test=200)
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, warmup_steps=100, weight_decay=0.01)
-    train: TrainConfig = TrainConfig(steps=900, batch_size=16, eval_every=100, checkpoint_every=100)
+    train: TrainConfig = TrainConfig(steps=1200, batch_size=8, eval_every=100, checkpoint_every=100)
 
     def __post_init__(self):
         _require(

@@ -32,14 +32,12 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f'--row={args.row} is not valid: {args.file} has rows 0 to {len(stored) - 1}')
     if args.max_new_tokens < 1:
         raise ConfigError(f'--max_new_tokens={args.max_new_tokens} is not valid: expected a positive number')
-    if args.temperature < 0 or args.top_k < 0 or not 0 < args.top_p <= 1:
-        raise ConfigError('sampling is not valid: expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1')
 
     from pic_jax.api import load
     from pic_jax.models.generation import Sampling
 
+    sampling = Sampling(args.temperature, args.top_k, args.top_p)
     trained = load(args.workdir)
     memory = trained.memory_of(contexts.select(stored, [args.row]))
-    sampling = Sampling(args.temperature, args.top_k, args.top_p)
     print(trained.generate(memory, [args.question], args.max_new_tokens, sampling, args.seed)[0])
     return 0

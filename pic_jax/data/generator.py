@@ -15,20 +15,21 @@ FILLERS = 2
 QUESTIONS = 3
 
 
-def generate(size: int, seed: int) -> list[Record]:
-    """Makes `size` documents of 120 to 180 words, each with three questions.
+def generate(size: int, seed: int, questions: int = QUESTIONS) -> list[Record]:
+    """Makes `size` documents of 120 to 180 words, each with questions about different facts.
 
     Args:
       size: number of documents.
       seed: with the number of a document, decides everything in it.
+      questions: per document, at most PEOPLE * ATTRIBUTES; fewer are the first of more.
 
     Returns:
-      Three records per document, in order; they share context and group. Every answer occurs in the context.
+      `questions` records per document, in order; they share context and group. Every answer occurs in the context.
     """
-    return [record for number in range(size) for record in _document(number, seed)]
+    return [record for number in range(size) for record in _document(number, seed, questions)]
 
 
-def _document(number: int, seed: int) -> list[Record]:
+def _document(number: int, seed: int, questions: int) -> list[Record]:
     rng = random.Random(f'{seed}/{number}')  # a string seed is hashed the same way on every platform
     names = _names(rng)
     facts = []
@@ -42,7 +43,7 @@ def _document(number: int, seed: int) -> list[Record]:
     name = f'generated document {number}'
     return [
         Record(context, rng.choice(attribute.asked).format(name=person), (value,), group=name, source=name)
-        for attribute, person, value in rng.sample(facts, QUESTIONS)
+        for attribute, person, value in rng.sample(facts, len(facts))[:questions]
     ]
 
 

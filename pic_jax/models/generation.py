@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from pic_jax.errors import ConfigError
 from pic_jax.models.decoder import Decoder, KeyValues, Params
 from pic_jax.models.inputs import DecoderInput, causal_mask, last_valid
 
@@ -17,6 +18,10 @@ class Sampling:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+
+    def __post_init__(self):
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ConfigError(f'{self} is not valid: expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1')
 
 
 GREEDY = Sampling()

@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pic_jax.config import DecoderConfig, RopeConfig
-from pic_jax.errors import PicJaxError
+from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.models.decoder import Params
 
 _LLAMA3_KEYS = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
-_SHARD_NAME = re.compile(r'^[A-Za-z0-9._-]+\.safetensors$')
+_SHARD_NAME = re.compile(r'[A-Za-z0-9._-]+\.safetensors')
 
 
 class Tensor(NamedTuple):
@@ -68,35 +68,68 @@ def read_config(folder: str | Path) -> DecoderConfig:
         if value not in valid:
             raise PicJaxError(f'{path}: {key}={value!r} is not supported (supported: {", ".join(map(str, valid))})')
 
+    def number(key: str, kind: type, default: Any = None) -> Any:
+        value = values[key] if values.get(key) is not None else default
+        if value is None:
+            need(key)
+        good = isinstance(value, kind | int) and not isinstance(value, bool) and value > 0
+        if not good:
+            raise PicJaxError(f'{path}: {key}={value!r} is not valid: expected a positive {kind.__name__}')
+        return value
+
+    def flag(key: str) -> bool:
+        refuse_unless(key, values.get(key, False), (False, True))
+        return values.get(key, False)
+
     refuse_unless('model_type', need('model_type'), ('llama',))
     refuse_unless('hidden_act', values.get('hidden_act', 'silu'), ('silu',))
     refuse_unless('quantization_config', values.get('quantization_config'), (None,))
-    heads = need('num_attention_heads')
-    eos = values.get('eos_token_id')
-    return DecoderConfig(
-        vocab_size=need('vocab_size'),
-        hidden_size=need('hidden_size'),
-        intermediate_size=need('intermediate_size'),
-        num_hidden_layers=need('num_hidden_layers'),
-        num_attention_heads=heads,
-        num_key_value_heads=values.get('num_key_value_heads') or heads,
-        head_dim=values.get('head_dim') or need('hidden_size') // heads,
-        max_position_embeddings=need('max_position_embeddings'),
-        rms_norm_eps=values.get('rms_norm_eps', 1e-6),
-        rope=_read_rope(values, path, refuse_unless),
-        tie_word_embeddings=values.get('tie_word_embeddings', False),
-        attention_bias=values.get('attention_bias', False),
-        mlp_bias=values.get('mlp_bias', False),
-        bos_token_id=values.get('bos_token_id'),
-        eos_token_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
-    )
+    heads, hidden = number('num_attention_heads', int), number('hidden_size', int)
+    try:
+        return DecoderConfig(
+            vocab_size=number('vocab_size', int),
+            hidden_size=hidden,
+            intermediate_size=number('intermediate_size', int),
+            num_hidden_layers=number('num_hidden_layers', int),
+            num_attention_heads=heads,
+            num_key_value_heads=number('num_key_value_heads', int, heads),
+            head_dim=number('head_dim', int, hidden // heads),
+            max_position_embeddings=number('max_position_embeddings', int),
+            rms_norm_eps=number('rms_norm_eps', float, 1e-6),
+            rope=_read_rope(values, path, refuse_unless),
+            tie_word_embeddings=flag('tie_word_embeddings'),
+            attention_bias=flag('attention_bias'),
+            mlp_bias=flag('mlp_bias'),
+            bos_token_id=values.get('bos_token_id'),
+            eos_token_ids=_read_eos(Path(folder), values),
+        )
+    except ConfigError as error:
+        raise PicJaxError(f'{path}: {error}') from error
+
+
+def _read_eos(folder: Path, values: dict[str, Any]) -> tuple[int, ...]:
+    """End tokens: those of generation_config.json where there is one, as `generate` in transformers takes them."""
+    path = folder / 'generation_config.json'
+    generation = _read_json(path) if path.is_file() else {}
+    eos = generation.get('eos_token_id', values.get('eos_token_id'))
+    ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    if not all(isinstance(token, int) and 0 <= token < values['vocab_size'] for token in ids):
+        raise PicJaxError(f'{folder}: eos_token_id={eos!r} is not valid: expected ids below {values["vocab_size"]}')
+    return tuple(ids)
 
 
 def _read_rope(values: dict[str, Any], path: Path, refuse_unless: Any) -> RopeConfig:
     rope = values.get('rope_parameters') or values.get('rope_scaling') or {}
+    if not isinstance(rope, dict):
+        raise PicJaxError(f'{path}: rope_scaling={rope!r} is not valid: expected a JSON object')
     kind = rope.get('rope_type', rope.get('type', 'default'))
     refuse_unless('rope_type', kind, ('default', 'llama3'))
-    theta = float(rope.get('rope_theta', values.get('rope_theta', 10000.0)))
+    theta = rope.get('rope_theta', values.get('rope_theta')) or 10000.0
+    numbers = {'rope_theta': theta} | {key: rope[key] for key in _LLAMA3_KEYS if key in rope}
+    for key, value in numbers.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+            raise PicJaxError(f'{path}: {key}={value!r} is not valid: expected a positive number')
+    theta = float(theta)
     if kind == 'default':
         return RopeConfig(theta=theta)
     missing = [key for key in _LLAMA3_KEYS if key not in rope]
@@ -123,10 +156,12 @@ def load_params(folder: str | Path, config: DecoderConfig, dtype: Any = None) ->
     # A tied head may still be on disk; so may RoPE buffers of old checkpoints.
     ignored = {name for name in files if name.endswith('rotary_emb.inv_freq')}
     ignored |= {'lm_head.weight'} if config.tie_word_embeddings else set()
-    problems = [f'missing {name}' for name in expected if name not in files]
-    problems += [f'unexpected {name}' for name in files if name not in expected and name not in ignored]
     handles = {file: _open(file) for file in sorted(set(files.values()))}
-    for name in expected.keys() & files.keys():
+    held = {file: set(handle.keys()) for file, handle in handles.items()}
+    present = {name for name, file in files.items() if name in held[file]}
+    problems = [f'missing {name}' for name in expected if name not in present]
+    problems += [f'unexpected {name}' for name in files if name not in expected and name not in ignored]
+    for name in expected.keys() & present:
         shape = tuple(handles[files[name]].get_slice(name).get_shape())
         if shape != expected[name]:
             problems.append(f'{name} has shape {shape} instead of {expected[name]}')
@@ -209,7 +244,7 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
     if not isinstance(weight_map, dict):
         raise PicJaxError(f'{index}: weight_map is missing')
     for name, file in weight_map.items():
-        if not isinstance(file, str) or not _SHARD_NAME.match(file):
+        if not isinstance(file, str) or not _SHARD_NAME.fullmatch(file):
             raise PicJaxError(f'{index}: {name} is in {file!r}, which is not the name of a shard in this folder')
     return {name: folder / file for name, file in weight_map.items()}
 

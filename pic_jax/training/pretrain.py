@@ -19,6 +19,7 @@ from pic_jax.training.loop import Job, count, fit
 from pic_jax.training.objectives import Loss, Totals
 
 BOS, EOS = '<s>', '</s>'
+TOKENIZER_RECORDS = 24_000
 
 
 def train_tokenizer(folder: Path, texts: Sequence[str], vocab_size: int) -> None:
@@ -46,11 +47,11 @@ def pretrain(config: PretrainConfig, workdir: Path) -> Path:
       the folder of the finished model in HF format (bfloat16), WORKDIR/model.
     """
     folder = workdir / 'model'
-    records = readers.split(
-        generator.generate(config.data.size, config.data.seed), config.data.validation, config.data.test
-    )
+    every_fact = generator.PEOPLE * generator.ATTRIBUTES
+    records = generator.generate(config.data.size, config.data.seed, every_fact)
+    records = readers.split(records, config.data.validation, config.data.test)
     if not (folder / 'tokenizer.json').exists():
-        texts = [f'{record.context}\n{record.prompt}\n{record.answers[0]}' for record in records['train'][:6000]]
+        texts = [f'{record.context}\n{record.prompt}\n{record.answers[0]}' for record in records['train'][:TOKENIZER_RECORDS]]
         train_tokenizer(folder, texts, config.vocab_size)
     tokenizer = load_tokenizer(folder)
     plain = template('plain', tokenizer)
