@@ -312,7 +312,8 @@ class RunConfig:
 
     Attributes:
       seed: of initialisation, data order and sampling.
-      base: folder of the frozen target in HF format; `$NAME` at its start is an environment variable.
+      base: folder of the frozen target in HF format (`$NAME` at its start is an environment variable), or
+        `tiny_base`, the small model in the package.
       dtype: compute dtype; trained parameters and optimizer state stay float32.
       remat: recompute activations in the backward pass, layer by layer.
       decoder_prefix: token ids that stand before the memory (and before every control's text); None means

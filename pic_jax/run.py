@@ -1,6 +1,7 @@
 """A run: its settings, the frozen target they name, and the compressor built on it."""
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -17,6 +18,9 @@ from pic_jax.models.decoder import Decoder, Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# The target that ships with the package (configs/tiny_base.py trained it).
+TINY_BASE = Path(__file__).parent / 'tiny_base'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,8 +65,8 @@ def open_run(config: RunConfig) -> Run:
       ConfigError: `base` is not set, or the settings do not fit the model.
     """
     if not config.base:
-        raise ConfigError("base='' is not valid: expected the folder of a model in HF format")
-    folder = expand(config.base)
+        raise ConfigError("base='' is not valid: expected tiny_base or the folder of a model in HF format")
+    folder = TINY_BASE if config.base == TINY_BASE.name else expand(config.base)
     decoder_config = hf.read_config(folder)
     dtype = jnp.dtype(config.dtype)
     decoder = Decoder(decoder_config, dtype=dtype, remat=config.remat)

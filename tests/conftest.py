@@ -7,6 +7,8 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # tests mostly compile: this halves their time
 
 import functools
+import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -61,3 +63,127 @@ def random_params():
         return jax.tree_util.tree_map_with_path(leaf, shapes)
 
     return make
+
+
+@pytest.fixture(scope='session')
+def bare_run():
+    """A function (decoder config, compressor settings, objective weights, prefix) -> Run without a tokenizer."""
+    from pic_jax.compressors.registry import make_compressor
+    from pic_jax.config import CompressorConfig, DataConfig, ObjectiveConfig, RunConfig
+    from pic_jax.run import Run
+
+    def make(config: DecoderConfig, base, compressor=(), objective=(), prefix=(), data=(), remat=False) -> Run:
+        decoder = Decoder(config, remat=remat)
+        method = CompressorConfig.preset(**dict(compressor))
+        settings = RunConfig(
+            compressor=method, objective=ObjectiveConfig(**dict(objective)), data=DataConfig(**dict(data))
+        )
+        return Run(settings, decoder, base, None, None, tuple(prefix), make_compressor(method, decoder))
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def ragged_batch():
+    """A function from sizes to a batch as `data.loader` makes it; padding holds 0 and every row has its own lengths.
+
+    `targets` maps an objective to (T, [first scored token of each row], [end of each row's tokens]).
+    """
+
+    def make(vocab: int, S: int, lengths, targets, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        lengths = np.asarray(lengths, np.int32)
+        context = rng.integers(2, vocab, (len(lengths), S)).astype(np.int32)
+        context[np.arange(S)[None] >= lengths[:, None]] = 0
+        batch = {'context': context, 'context_length': lengths, 'index': np.arange(len(lengths), dtype=np.int32)}
+        for name, (T, first, end) in targets.items():
+            tokens = rng.integers(2, vocab, (len(lengths), T)).astype(np.int32)
+            place, first, end = np.arange(T)[None], np.array(first)[:, None], np.array(end)[:, None]
+            tokens[place >= end] = 0
+            batch[name] = {'tokens': tokens, 'is_target': (place >= first) & (place < end)}
+        return batch
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def tiny_target(tmp_path_factory, tiny_config, random_params) -> Path:
+    """A frozen target as HF stores it: byte-level BPE of 600 ids, random weights, 512 positions."""
+    from pic_jax.data import generator
+    from pic_jax.models import hf
+    from pic_jax.training.pretrain import train_tokenizer
+
+    folder = tmp_path_factory.mktemp('target')
+    train_tokenizer(folder, [record.context for record in generator.generate(60, seed=0, questions=1)], vocab_size=600)
+    config = tiny_config(vocab_size=600, max_position_embeddings=512, bos_token_id=0, eos_token_ids=(1,))
+    hf.write_model(folder, jax.tree.map(np.asarray, random_params(Decoder(config))), config, jnp.float32)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def text_data(tmp_path_factory) -> Path:
+    """24 documents as jsonl, every second one short, so that continuation batches are ragged."""
+    from pic_jax.data import generator
+
+    path = tmp_path_factory.mktemp('data') / 'text.jsonl'
+    texts = [record.context for record in generator.generate(24, seed=1, questions=1)]
+    texts = [text[: 100 + 5 * number] if number % 2 else text for number, text in enumerate(texts)]
+    path.write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts))
+    return path
+
+
+@pytest.fixture(scope='session')
+def question_data(tmp_path_factory) -> Path:
+    """16 short documents as jsonl, two questions each; the documents have different lengths."""
+    from pic_jax.data import generator
+
+    path = tmp_path_factory.mktemp('data') / 'questions.jsonl'
+    lines = []
+    for number, record in enumerate(generator.generate(16, seed=2, questions=1)):
+        sentences = record.context.split('. ')
+        told = [sentence for sentence in sentences if record.answers[0] in sentence][:1]
+        context = '. '.join(told + sentences[1 : 1 + number % 3]) + '.'
+        for prompt in (record.prompt, 'What is written here?'):
+            lines.append({'context': context, 'prompt': prompt, 'answers': list(record.answers)})
+    path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    return path
+
+
+@pytest.fixture(scope='session')
+def tiny_settings(tiny_target, text_data) -> dict:
+    """Dotted settings of a training of seconds: pic, 24 tokens in chunks of 8 to 6 vectors, 4 steps."""
+    return {
+        'base': str(tiny_target), 'data.source': str(text_data), 'data.validation': 4, 'data.test': 5,
+        'data.context_length': 24, 'data.target_length': 8, 'data.min_context': 4,
+        'compressor.method': 'pic', 'compressor.ratio': 4, 'compressor.chunk_size': 8,
+        'compressor.context_length': 24, 'compressor.lora.rank': 2, 'optimizer.warmup_steps': 2,
+        'train.steps': 4, 'train.batch_size': 4, 'train.log_every': 1, 'train.eval_every': 2,
+        'train.eval_examples': 4, 'train.checkpoint_every': 2,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope='session')
+def tiny_config_file(tmp_path_factory, tiny_settings) -> Path:
+    """The same as a configuration file for the command line."""
+    path = tmp_path_factory.mktemp('config') / 'tiny.py'
+    path.write_text(
+        'from pic_jax.config import default_config\n\n\ndef get_config():\n    config = default_config()\n'
+        f'    config.update_from_flattened_dict({tiny_settings!r})\n    return config\n'
+    )
+    return path
+
+
+@pytest.fixture(scope='session')
+def trained_workdir(tmp_path_factory, tiny_config_file) -> Path:
+    """A workdir that `pic-jax train` has finished without interruption. Not to be written to."""
+    from pic_jax.cli.main import main
+
+    workdir = tmp_path_factory.mktemp('runs') / 'trained'
+    assert main(['train', f'--config={tiny_config_file}', f'--workdir={workdir}']) == 0
+    return workdir
+
+
+@pytest.fixture
+def finished_workdir(tmp_path, trained_workdir) -> Path:
+    """A copy of it that a test may write to."""
+    return Path(shutil.copytree(trained_workdir, tmp_path / 'workdir'))

@@ -51,7 +51,9 @@ def pretrain(config: PretrainConfig, workdir: Path) -> Path:
     records = generator.generate(config.data.size, config.data.seed, every_fact)
     records = readers.split(records, config.data.validation, config.data.test)
     if not (folder / 'tokenizer.json').exists():
-        texts = [f'{record.context}\n{record.prompt}\n{record.answers[0]}' for record in records['train'][:TOKENIZER_RECORDS]]
+        texts = [
+            f'{record.context}\n{record.prompt}\n{record.answers[0]}' for record in records['train'][:TOKENIZER_RECORDS]
+        ]
         train_tokenizer(folder, texts, config.vocab_size)
     tokenizer = load_tokenizer(folder)
     plain = template('plain', tokenizer)
