@@ -7,6 +7,7 @@ names the key, the value and what would be valid. This module imports no jax.
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -102,6 +103,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         positions='spread', position_origin='window',
     ),
 }  # fmt: skip
+PRESET_OPTIONS = tuple(PRESETS['pic'])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,15 +224,18 @@ class DataConfig:
     seed: int = 0
 
     def __post_init__(self):
-        _require(self.context_length >= 1, 'data.context_length', self.context_length, 'a positive number')
-        _require(self.target_length >= 1, 'data.target_length', self.target_length, 'a positive number')
+        for name in ('context_length', 'target_length', 'answer_length', 'size'):
+            _require(getattr(self, name) >= 1, f'data.{name}', getattr(self, name), 'a positive number')
+        for name in ('validation', 'test', 'seed'):
+            _require(getattr(self, name) >= 0, f'data.{name}', getattr(self, name), 'at least 0')
         _require(
             1 <= self.min_context <= self.context_length, 'data.min_context', self.min_context,
             f'1 to data.context_length={self.context_length}',
         )  # fmt: skip
         if self.buckets:
             _require(
-                list(self.buckets) == sorted(set(self.buckets)) and self.buckets[-1] == self.context_length,
+                list(self.buckets) == sorted(set(self.buckets)) and self.buckets[0] > 0
+                and self.buckets[-1] == self.context_length,
                 'data.buckets', self.buckets, f'ascending lengths ending in data.context_length={self.context_length}',
             )  # fmt: skip
 
@@ -254,7 +259,7 @@ class ObjectiveConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             weight = getattr(self, field.name)
-            _require(weight >= 0, f'objective.{field.name}', weight, 'a weight of at least 0')
+            _require(0 <= weight < math.inf, f'objective.{field.name}', weight, 'a finite weight of at least 0')
         _require(bool(self.names), 'objective', self.names, 'a positive weight for one of ae, lm, ft')
         if self.distill:
             _require(self.lm + self.ft > 0, 'objective.distill', self.distill, '0 unless lm or ft has a weight')
@@ -279,8 +284,13 @@ class OptimizerConfig:
 
     def __post_init__(self):
         _one_of('optimizer.schedule', self.schedule, SCHEDULES)
-        _require(self.learning_rate > 0, 'optimizer.learning_rate', self.learning_rate, 'a positive number')
-        _require(self.clip_norm > 0, 'optimizer.clip_norm', self.clip_norm, 'a positive number')
+        for name in ('learning_rate', 'clip_norm'):
+            value = getattr(self, name)
+            _require(0 < value < math.inf, f'optimizer.{name}', value, 'a finite positive number')
+        for name in ('warmup_steps', 'weight_decay'):
+            _require(getattr(self, name) >= 0, f'optimizer.{name}', getattr(self, name), 'at least 0')
+        for name in ('b1', 'b2'):
+            _require(0 <= getattr(self, name) < 1, f'optimizer.{name}', getattr(self, name), '0 to below 1')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,6 +344,7 @@ class RunConfig:
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self):
+        _require(0 <= self.seed < 2**32, 'seed', self.seed, f'0 to {2**32 - 1}')
         _one_of('dtype', self.dtype, DTYPES)
         _one_of('prompt_template', self.prompt_template, TEMPLATES)
 
@@ -346,7 +357,8 @@ class PretrainConfig:
       vocab_size: of the byte-level BPE tokenizer that is trained on the corpus first.
       hidden_size .. max_position_embeddings: shape of the decoder (heads of hidden_size / num_attention_heads).
       row_length: tokens of a training row: a document, then its questions with answers.
-      copy_rows: rows a batch of random tokens repeated with a random period, beside `train.batch_size` documents.
+      copy_rows, copy_length: rows a batch, and their length, of random tokens repeated with a random period;
+        they come beside the `train.batch_size` documents.
       text, answer, copy: loss weights of document and question tokens, answers, and repeated tokens.
     """
 
@@ -359,17 +371,18 @@ class PretrainConfig:
     num_key_value_heads: int = 2
     max_position_embeddings: int = 1024
     row_length: int = 416
-    copy_rows: int = 2
+    copy_rows: int = 16
+    copy_length: int = 128
     text: float = 1.0
     answer: float = 1.0
-    copy: float = 0.5
+    copy: float = 1.0
     data: DataConfig = DataConfig(size=12000, validation=100, test=200)
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, warmup_steps=100, weight_decay=0.01)
-    train: TrainConfig = TrainConfig(steps=1200, batch_size=8, eval_every=100, checkpoint_every=100)
+    train: TrainConfig = TrainConfig(steps=1000, batch_size=6, eval_every=100, checkpoint_every=100)
 
     def __post_init__(self):
         _require(
-            self.train.batch_size % self.train.microbatches == 0 == self.copy_rows % self.train.microbatches,
+            self.copy_rows % self.train.microbatches == 0,
             'copy_rows', self.copy_rows, f'a multiple of train.microbatches={self.train.microbatches}',
         )  # fmt: skip
         _require(
@@ -405,8 +418,8 @@ def from_mapping(cls: type, values: Mapping[str, Any], prefix: str = '') -> Any:
     hints = typing.get_type_hints(cls)
     fields = {}
     for key, value in values.items():
-        if key not in hints:
-            raise ConfigError(unknown_key(prefix + key, key, tuple(hints)))
+        if not isinstance(key, str) or key not in hints:
+            raise ConfigError(unknown_key(f'{prefix}{key}', str(key), tuple(hints)))
         fields[key] = _convert(hints[key], value, prefix + key)
     if cls is CompressorConfig:
         return CompressorConfig.preset(fields.pop('method', 'pic'), **fields)
@@ -437,9 +450,10 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         item = typing.get_args(hint)[0]
         _require(isinstance(value, list | tuple), path, value, f'a list of {item.__name__}')
         return tuple(_convert(item, element, path) for element in value)
-    if value is None and hint is not type(None):
+    if value is None:
         # A compressor option left at None takes its preset's value (CompressorConfig.preset).
-        _require(path.startswith('compressor.'), path, value, hint.__name__)
+        group, _, option = path.partition('.')
+        _require(group == 'compressor' and '.' not in option, path, value, hint.__name__)
         return None
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -468,7 +482,7 @@ def default_config() -> Any:
 
     values = to_mapping(RunConfig()) | {'decoder_prefix': config_dict.placeholder(tuple)}
     hints = typing.get_type_hints(CompressorConfig)
-    for key in (*PRESETS['pic'], 'window'):
+    for key in (*PRESET_OPTIONS, 'window'):
         hint = hints[key]
         scalar = hint if isinstance(hint, type) else next(a for a in typing.get_args(hint) if a is not type(None))
         values['compressor'][key] = config_dict.placeholder(scalar)

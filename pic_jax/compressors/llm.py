@@ -141,5 +141,5 @@ def decoder_memory(
     else:
         positions_BM = spread_BM
         # The last slot of a short group may stand past the context's end; the text follows both.
-        text_start_B = jnp.maximum(lengths_B, jnp.max(spread_BM, axis=1) + 1)
+        text_start_B = jnp.maximum(lengths_B, jnp.max(spread_BM, axis=1, initial=-1) + 1)
     return Memory(embeddings_BMD, positions_BM.astype(jnp.int32), valid_BM, text_start_B.astype(jnp.int32))

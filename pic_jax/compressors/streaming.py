@@ -103,6 +103,13 @@ def _has_state(config: CompressorConfig) -> bool:
     return config.chunk_size is not None and not config.chunk_local
 
 
+def _full_chunk_size(config: CompressorConfig) -> int:
+    """The most tokens a chunk can have; every chunk is padded to it, so that one shape is compiled."""
+    longest = config.chunk_size or config.window
+    bounded = config.window is not None or config.memory_embeddings == 'per_window'
+    return min(longest, window_length(config)) if bounded else longest
+
+
 def _next_chunk_size(config: CompressorConfig, num_tokens: int) -> int:
     """Tokens of the chunk that starts at `num_tokens`: a chunk ends where its window does."""
     if config.window is None:
@@ -112,13 +119,12 @@ def _next_chunk_size(config: CompressorConfig, num_tokens: int) -> int:
 
 def _compress_chunk(compressor, base, trainable, state: StreamState, size: int) -> tuple[StreamState, Slots]:
     config = compressor.config
-    full_size = config.chunk_size or config.window
+    full_size = _full_chunk_size(config)
     in_window = state.num_tokens % config.window if config.window else state.num_tokens
     chunk = in_window // full_size
     layout = make_layout(config, full_size)
     offset = chunk * chunk_position_stride(config)
-    if config.position_origin == 'window':
-        compressor.check_positions(offset + layout.num_positions)
+    compressor.check_positions(offset + make_layout(config, size).num_positions)
     if config.memory_embeddings == 'per_window' and in_window + size > window_length(config):
         raise ConfigError(
             f'this compressor has memory vectors for {window_length(config)} tokens and the stream is longer: '

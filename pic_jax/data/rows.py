@@ -37,24 +37,23 @@ def document_rows(records: Sequence[Record], tokenizer, template: Template, leng
 class RowBatches:
     """Pretraining batches by step, a pure function of (seed, step)."""
 
-    def __init__(self, rows: Sequence[Row], batch_size: int, copy_rows: int, vocab_size: int, seed: int):
+    def __init__(self, rows: Sequence[Row], batch_size: int, copy_shape: tuple[int, int], vocab_size: int, seed: int):
         self._columns = [np.stack(column) for column in zip(*rows, strict=True)]
-        self._batch_size, self._copy_rows, self._vocab_size, self._seed = batch_size, copy_rows, vocab_size, seed
+        self._batch_size, self._copy_shape, self._vocab_size, self._seed = batch_size, copy_shape, vocab_size, seed
 
     def __getitem__(self, step: int) -> dict[str, dict[str, np.ndarray]]:
-        """{'document': {tokens, is_text, is_answer} [B, T], 'copy': {tokens, is_target} [C, T]}.
+        """{'document': {tokens, is_text, is_answer} [B, T], 'copy': {tokens, is_target} [C, U]}, (C, U) = copy_shape.
 
-        A copy row is random tokens tiled with a period of 4 to T / 2; its targets start with the second period.
+        A copy row is random tokens tiled with a period of 4 to U / 2; its targets start with the second period.
         """
         rng = np.random.default_rng((self._seed, step))
         tokens_NT, is_text_NT, is_answer_NT = self._columns
         picks = rng.integers(len(tokens_NT), size=self._batch_size)
         document = {'tokens': tokens_NT[picks], 'is_text': is_text_NT[picks], 'is_answer': is_answer_NT[picks]}
-        T = tokens_NT.shape[1]
-        copy_CT = np.zeros((self._copy_rows, T), np.int32)
-        is_target_CT = np.zeros((self._copy_rows, T), bool)
-        for row in range(self._copy_rows):
-            period = int(rng.integers(4, T // 2))
-            copy_CT[row] = np.resize(rng.integers(2, self._vocab_size, size=period), T)
-            is_target_CT[row, period:] = True
-        return {'document': document, 'copy': {'tokens': copy_CT, 'is_target': is_target_CT}}
+        C, U = self._copy_shape
+        copy_CU, is_target_CU = np.zeros((C, U), np.int32), np.zeros((C, U), bool)
+        for row in range(C):
+            period = int(rng.integers(4, U // 2))
+            copy_CU[row] = np.resize(rng.integers(2, self._vocab_size, size=period), U)
+            is_target_CU[row, period:] = True
+        return {'document': document, 'copy': {'tokens': copy_CU, 'is_target': is_target_CU}}

@@ -60,13 +60,21 @@ def pretrain(config: PretrainConfig, workdir: Path) -> Path:
     rows = {name: document_rows(records[name], tokenizer, plain, config.row_length) for name in records}
     decoder = Decoder(config.decoder)
     loss = pretrain_loss(decoder, config)
-    held_out = RowBatches(rows['validation'], len(rows['validation']), 32, config.vocab_size, config.seed + 1)[0]
+    held_out = RowBatches(
+        rows['validation'], len(rows['validation']), (32, config.copy_length), config.vocab_size, config.seed + 1
+    )[0]
     job = Job(
         config=config,
         loss=loss,
         init=lambda: init_params(decoder, jax.random.key(config.seed)),
         frozen=None,
-        batches=RowBatches(rows['train'], config.train.batch_size, config.copy_rows, config.vocab_size, config.seed),
+        batches=RowBatches(
+            rows['train'],
+            config.train.batch_size,
+            (config.copy_rows, config.copy_length),
+            config.vocab_size,
+            config.seed,
+        ),
         sources=lambda batch: 'generated documents',
         validate=make_validation(decoder, held_out),
         summary=lambda params: [f'{count(params):,} parameters, {len(rows["train"]):,} documents'],
@@ -83,11 +91,11 @@ def pretrain_loss(decoder: Decoder, config: PretrainConfig) -> Loss:
     def totals(params: Params, _: None, batch: dict[str, Any]) -> dict[str, Totals]:
         document, copy = batch['document'], batch['copy']
         nats_BT, _ = token_scores(decoder, params, document['tokens'])
-        copy_CT, _ = token_scores(decoder, params, copy['tokens'])
+        copy_CU, _ = token_scores(decoder, params, copy['tokens'])
         return {
             'text': _masked(nats_BT, document['is_text']),
             'answer': _masked(nats_BT, document['is_answer']),
-            'copy': _masked(copy_CT, copy['is_target']),
+            'copy': _masked(copy_CU, copy['is_target']),
         }
 
     def counts(batch: dict[str, Any]) -> dict[str, jax.Array]:

@@ -1,0 +1,86 @@
+"""icae, epl and pic through a frozen 260K-parameter Llama on TinyStories; needs PIC_JAX_ASSETS.
+
+Each row is trained with configs/tinystories.py, scored on the held-out test stories and kept as one small JSON file;
+rows that exist are skipped, interrupted ones resume.
+
+    python benchmarks/tinystories.py [ROW ...] --workdir=runs/tinystories     train what is missing, print the table
+    python benchmarks/tinystories.py --table                                  only print the table
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+from provenance import provenance
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / 'benchmarks' / 'results' / 'tinystories'
+# Overrides of configs/tinystories.py; every option that was tried has a row.
+ROWS = {
+    'icae': ['method=icae', 'chunk_size=None'],
+    'epl': ['method=epl', 'chunk_size=None'],
+    'pic': [],
+}
+
+
+def train_row(name: str, workdir: Path) -> None:
+    """Trains and scores one row and writes its file."""
+    from pic_jax.cli.settings import load_file, resolve
+    from pic_jax.evaluation import harness
+    from pic_jax.run import open_run
+    from pic_jax.training.loop import train
+
+    overrides = [f'--config.compressor.{option}' for option in ROWS[name]]
+    run = open_run(resolve(load_file(str(ROOT / 'configs' / 'tinystories.py')), overrides))
+    started = time.perf_counter()
+    trainable = train(run, workdir / name)
+    seconds = time.perf_counter() - started
+    rows, _ = harness.evaluate(run, trainable, harness.held_out(run, 'test'), limit=10**6)
+    result = {
+        'row': name,
+        'options': ROWS[name],
+        'train_s': round(seconds, 1),
+        **provenance(run.config.seed),
+        'rows': [dataclasses.asdict(row) | {'ratio': run.config.compressor.ratio} for row in rows],
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f'{name}.json').write_text(json.dumps(result, indent=1) + '\n')
+
+
+def table() -> str:
+    """All stored rows as a Markdown table; the controls come once, best share first."""
+    lines = {}
+    for path in sorted(RESULTS.glob('*.json')):
+        result = json.loads(path.read_text())
+        cells = {(row['method'], row['metric']): row for row in result['rows']}
+        for method in {row['method'] for row in result['rows']}:
+            if method == 'shuffled_memory':
+                continue
+            own = method == result['rows'][0]['method']
+            share, nats = cells[method, 'gap_share'], cells[method, 'nats_per_token']
+            label = f'**{result["row"]}** {" ".join(result["options"])}' if own else method
+            seconds = f'{result["train_s"] / 60:.0f}' if own else ''
+            lines[label] = (share['value'], f'| {label} | {share["k"]:.0f} | {nats["value"]:.3f} | '
+                            f'{100 * share["value"]:.1f}% [{100 * share["low"]:.1f}, {100 * share["high"]:.1f}] '
+                            f'| {seconds} |')  # fmt: skip
+    head = '| method | k | nats/token | share of the gap, 95% interval | training, minutes |\n|---|---|---|---|---|\n'
+    return head + '\n'.join(line for _, line in sorted(lines.values(), reverse=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('rows', nargs='*', metavar='ROW', help=f'out of {", ".join(ROWS)}; default all')
+    parser.add_argument('--workdir', type=Path, default=Path('runs/tinystories'))
+    parser.add_argument('--table', action='store_true')
+    args = parser.parse_args()
+    if not args.table:
+        for name in args.rows or ROWS:
+            if not (RESULTS / f'{name}.json').exists():
+                train_row(name, args.workdir)
+    print(table())
+
+
+if __name__ == '__main__':
+    main()
