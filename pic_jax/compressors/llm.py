@@ -42,7 +42,7 @@ class LLMCompressor:
             'memory_embeddings': like_words(memory_key, num_embeddings(self.config)),
             'special': {name: like_words(k) for name, k in zip(SPECIALS, special_keys, strict=True)},
             'lora': init_lora(lora_key, base, self.config.lora),
-            'projector': self._init_projector(projector_key, D),
+            'projector': self._init_projector(projector_key, base),
         }
 
     def compress(self, base: Params, trainable: dict[str, Any], tokens_BS: jax.Array, lengths_B: jax.Array) -> Memory:
@@ -105,14 +105,24 @@ class LLMCompressor:
             return x
         if self.config.projector == 'linear':
             return x @ weights['kernel'].astype(x.dtype)
-        return x + jax.nn.gelu(x @ weights['up'].astype(x.dtype)) @ weights['down'].astype(x.dtype)
+        skip, up, down = (weights[name].astype(x.dtype) for name in ('skip', 'up', 'down'))
+        return x @ skip + jax.nn.gelu(x @ up) @ down
 
-    def _init_projector(self, key: jax.Array, D: int) -> dict[str, jax.Array]:
+    def _init_projector(self, key: jax.Array, base: Params) -> dict[str, jax.Array]:
+        """Starts as a scaling of the encoder's output to the size of word embeddings.
+
+        The output has passed the final norm, whose weights often make it many times larger than the embeddings that
+        the decoder's first layers were trained on.
+        """
+        table_VD = jnp.asarray(base['embed_tokens']['embedding'], jnp.float32)
+        D = table_VD.shape[1]
+        scale = _rms(table_VD) / _rms(jnp.asarray(base['norm']['weight'], jnp.float32))
         if self.config.projector == 'none':
             return {}
         if self.config.projector == 'linear':
-            return {'kernel': jnp.eye(D)}
-        return {'up': jax.random.normal(key, (D, 4 * D)) / D**0.5, 'down': jnp.zeros((4 * D, D))}
+            return {'kernel': scale * jnp.eye(D)}
+        return {'skip': scale * jnp.eye(D), 'up': jax.random.normal(key, (D, 4 * D)) / D**0.5,
+                'down': jnp.zeros((4 * D, D))}  # fmt: skip
 
     def check_positions(self, needed: int) -> None:
         """Refuses layouts that pass the model's positions."""
@@ -143,3 +153,7 @@ def decoder_memory(
         # The last slot of a short group may stand past the context's end; the text follows both.
         text_start_B = jnp.maximum(lengths_B, jnp.max(spread_BM, axis=1, initial=-1) + 1)
     return Memory(embeddings_BMD, positions_BM.astype(jnp.int32), valid_BM, text_start_B.astype(jnp.int32))
+
+
+def _rms(x: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.mean(x * x))

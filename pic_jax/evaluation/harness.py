@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pic_jax.data.examples import TokenisedRecord
-from pic_jax.data.loader import eval_batches
+from pic_jax.data.loader import Batch, eval_batches
 from pic_jax.data.prepare import prepare
 from pic_jax.evaluation.controls import CONTROLS, View, control_view
 from pic_jax.evaluation.metrics import bootstrap_interval, exact_match, f1, gap_share
@@ -77,7 +77,7 @@ def score(
 ) -> dict[str, Scores]:
     """Likelihood of every target under each method; exact on a ragged last batch."""
     columns: dict[str, list] = {name: [] for name in methods}
-    for batch in _batches(run, records, limit):
+    for batch in batches_of(run, records, limit):
         real = batch['index'] >= 0
         for name, (totals, k_B) in _score_batch(run, tuple(methods), run.base, trainable, _arrays(batch)).items():
             columns[name].append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], (totals, k_B)))
@@ -97,7 +97,7 @@ def answer(
 ) -> list[str]:
     """Greedy answers to the records' questions, in order."""
     answers = []
-    for batch in _batches(run, records, limit):
+    for batch in batches_of(run, records, limit):
         chosen = [records[index] for index in batch['index'] if index >= 0]
         lengths_B = np.ones(len(batch['index']), np.int32)
         lengths_B[: len(chosen)] = [len(record.question) for record in chosen]
@@ -160,7 +160,8 @@ def _interval(resampled: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _batches(run: Run, records: Sequence[TokenisedRecord], limit: int):
+def batches_of(run: Run, records: Sequence[TokenisedRecord], limit: int) -> Iterator[Batch]:
+    """Evaluation batches of the run's own shape."""
     config = run.config
     return eval_batches(
         records, config.data, config.objective.names, run.eos_id, min(config.train.batch_size, limit), limit

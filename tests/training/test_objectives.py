@@ -30,10 +30,8 @@ def words():
 
 
 def log_softmax(logits):
-    logits = np.asarray(logits, np.float64)
-    return logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True)) - logits.max(
-        -1, keepdims=True
-    )
+    logits = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
 def test_words_as_memory_score_like_plain_text(target, words):

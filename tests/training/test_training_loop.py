@@ -1,4 +1,4 @@
-"""The loop: records, resuming, and stopping at a loss that is not finite. A job of one weight stands for a compressor."""
+"""The loop: records, resuming, stopping at what is not finite. A job of one weight stands for a compressor."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from pic_jax.training.workdir import read_config
 CONFIG = RunConfig(
     base='none',
     optimizer=OptimizerConfig(learning_rate=0.1, warmup_steps=2),
-    train=TrainConfig(steps=7, batch_size=2, log_every=2, eval_every=3, checkpoint_every=3),
+    train=TrainConfig(steps=7, batch_size=2, log_every=3, eval_every=4, checkpoint_every=3),
 )
 
 
@@ -78,18 +78,12 @@ def whole(tmp_path_factory):
 def test_records_of_a_run(whole):
     found = records(whole[0])
     assert [(record['split'], record['step']) for record in found] == [
-        ('validation', 0), ('train', 2), ('validation', 3), ('train', 4), ('train', 6), ('validation', 6),
-        ('train', 7), ('validation', 7),
+        ('validation', 0), ('train', 3), ('validation', 4), ('train', 6), ('train', 7), ('validation', 7),
     ]  # fmt: skip
     assert set(found[1]) == {'step', 'split', 'loss', 'grad_norm', 'learning_rate', 'lm_nats', 'lm_tokens'}
-    first = Numbers()[0]['lm']['x'].astype(float)
-    grad = np.mean(2 * 2 * (3 * 2 - first))
-    assert grad > 0
-    assert found[0]['loss'] == 3
-    # Step 1 has learning rate 0, so step 2 meets the same weight.
-    second = Numbers()[1]['lm']['x'].astype(float)
-    assert found[1]['loss'] == pytest.approx(np.mean((6 - second) ** 2), rel=1e-5)
-    assert found[1]['learning_rate'] == pytest.approx(0.05)
+    assert found[0]['loss'] == 3  # the weight before the first update
+    assert found[-1]['loss'] == float(whole[1]['w']) < 2.9
+    assert found[1]['learning_rate'] == pytest.approx(0.1)  # warm-up of 2 steps is over at step 3
 
 
 @pytest.mark.parametrize(
@@ -137,6 +131,14 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_batch_named(tmp_path, ste
     assert checkpoints == {name for name in ('3', '6') if int(name) < step}
 
 
+@pytest.mark.xfail(strict=True, reason='a lap also counts the tokens of the step dispatched after it')
+def test_every_record_has_the_tokens_of_its_own_steps(tmp_path):
+    every_step = TrainConfig(steps=3, batch_size=2, log_every=1, eval_every=2, checkpoint_every=3)
+    fit(make_job(Numbers(), RunConfig(base='none', optimizer=CONFIG.optimizer, train=every_step)), tmp_path)
+    found = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    assert all(record['tokens_per_s'] > 0 for record in found if record['split'] == 'train')
+
+
 def test_tokens_of_a_batch(ragged_batch):
     batch = ragged_batch(64, 8, [8, 3], {'lm': (4, [0, 0], [4, 2]), 'ft': (4, [1, 2], [4, 3])})
     assert tokens_in(batch) == 8 + 3 + 4 + 2 + 3 + 1
@@ -145,12 +147,12 @@ def test_tokens_of_a_batch(ragged_batch):
 @pytest.mark.parametrize(
     ('compressor', 'objective', 'data', 'needed'),
     [
-        (dict(method='icae', ratio=4, context_length=40), dict(lm=1.0), dict(context_length=40, target_length=115), 128),
+        (dict(method='icae', ratio=4, context_length=40), dict(lm=1.0), dict(target_length=115), 128),
         (dict(method='icae', ratio=4, context_length=90), dict(ae=1.0, lm=0.0), dict(context_length=90), 117),
         (dict(method='icae', ratio=4, context_length=40), dict(ft=1.0, lm=0.0), dict(answer_length=115), 128),
         (
             dict(method='epl', ratio=4, context_length=40, decoder_positions='spread'),
-            dict(lm=1.0), dict(context_length=40, target_length=85), 128,
+            dict(lm=1.0), dict(target_length=85), 128,
         ),
     ],
 )  # fmt: skip
@@ -191,7 +193,7 @@ def test_killing_at_random_moments_changes_nothing(tmp_path, tiny_config_file):
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     subprocess.run([*command, f'--workdir={whole}'], check=True, capture_output=True)
     rng = random.Random(time.time_ns())
-    seed_note = []
+    kills = []
     for _ in range(3):
         process = subprocess.Popen(
             [*command, f'--workdir={killed}'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
@@ -207,7 +209,7 @@ def test_killing_at_random_moments_changes_nothing(tmp_path, tiny_config_file):
         time.sleep(pause)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        seed_note.append((lines, pause, process.returncode))
-    assert any(code == -signal.SIGKILL for *_, code in seed_note), seed_note
+        kills.append((lines, pause, process.returncode))
+    assert any(code == -signal.SIGKILL for *_, code in kills), kills
     subprocess.run([*command, f'--workdir={killed}'], check=True, capture_output=True)
-    assert records(killed) == records(whole), seed_note
+    assert records(killed) == records(whole), kills

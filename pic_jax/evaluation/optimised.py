@@ -1,0 +1,69 @@
+"""The decoder's ceiling: k free vectors fitted to each test context by gradient, with no encoder in the way."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from pic_jax.data.examples import TokenisedRecord
+from pic_jax.evaluation.harness import Scores, batches_of
+from pic_jax.memory import Memory
+from pic_jax.models.inputs import word_memory
+from pic_jax.run import Run
+from pic_jax.training.objectives import divergence, nll, text_logits
+
+
+def optimised_memory(
+    run: Run,
+    trainable: dict[str, Any],
+    records: Sequence[TokenisedRecord],
+    objective: str,
+    limit: int,
+    steps: int = 300,
+    learning_rate: float = 0.03,
+) -> Scores:
+    """Scores memories that were fitted, one per example, to give the full context's predictions on that example.
+
+    The vectors start as the compressor's memory and follow the gradient of KL(full context || memory) on the targets
+    themselves, so this is what k vectors can make this decoder say, not what can be known from the context alone.
+
+    Args:
+      objective: `lm` or `ft`.
+    """
+    parts = []
+    for batch in batches_of(run, records, limit):
+        real = batch['index'] >= 0
+        totals, k_B = _fit(run, objective, steps, learning_rate, run.base, trainable, jax.tree.map(jnp.asarray, batch))
+        parts.append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], (*totals, k_B)))
+    nats, tokens, k = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Scores({objective: nats}, {objective: tokens}, k)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _fit(run: Run, objective: str, steps: int, learning_rate: float, base, trainable, batch):
+    tokens_BT, is_target_BT = batch[objective]['tokens'], batch[objective]['is_target']
+    start = run.compressor.compress(base, trainable, batch['context'], batch['context_length'])
+    words = word_memory(run.decoder, base, batch['context'], batch['context_length'])
+    teacher_BTV = text_logits(run.decoder, base, words, None, run.prefix, tokens_BT)
+    special_D = trainable['special'][objective]
+
+    def logits(embeddings_BMD: jax.Array) -> jax.Array:
+        memory = Memory(embeddings_BMD, start.positions, start.valid, start.text_start)
+        return text_logits(run.decoder, base, memory, special_D, run.prefix, tokens_BT)
+
+    def loss(embeddings_BMD: jax.Array) -> jax.Array:
+        return jnp.sum(divergence(logits(embeddings_BMD), teacher_BTV, is_target_BT).nats)
+
+    # Adam scales every number by itself, so fitting the batch at once fits each context alone.
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+
+    def step(state, _):
+        updates, opt_state = optimizer.update(jax.grad(loss)(state[0]), state[1])
+        return (optax.apply_updates(state[0], updates), opt_state), None
+
+    (embeddings_BMD, _), _ = jax.lax.scan(step, (start.embeddings, optimizer.init(start.embeddings)), length=steps)
+    return nll(logits(embeddings_BMD), tokens_BT, is_target_BT), start.lengths

@@ -1,0 +1,132 @@
+"""Every verb as a user calls it, on a workdir of seconds."""
+
+import importlib
+import io
+import json
+import sys
+
+import pytest
+
+from pic_jax.cli.main import VERBS, main
+from pic_jax.interop import contexts
+
+KEYS = ['method', 'ratio', 'k', 'task', 'metric', 'value', 'low', 'high', 'n']
+METHODS = ['pic', 'full_context', 'truncate_last_k', 'truncate_first_k', 'shuffled_memory', 'no_context']
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_help_has_an_example(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, '--help'])
+    assert stopped.value.code == 0
+    captured = capsys.readouterr()
+    assert 'example' in captured.out
+    assert f'pic-jax {verb}' in captured.out.split('example', 1)[1]
+    assert captured.err == ''
+
+
+def test_help_lists_every_verb(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(['--help'])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    for verb in VERBS:
+        assert f'  {verb} ' in out
+        assert importlib.import_module(f'pic_jax.cli.{verb}').HELP.split()[0] in out
+
+
+def test_train_leaves_the_files_of_the_contract(trained_workdir, tiny_settings):
+    assert sorted(path.name for path in trained_workdir.iterdir()) == ['checkpoints', 'config.json', 'metrics.jsonl']
+    assert sorted(path.name for path in (trained_workdir / 'checkpoints').iterdir()) == ['2', '4']
+    config = json.loads((trained_workdir / 'config.json').read_text())
+    assert config['decoder_prefix'] == [0]  # resolved to the target's BOS
+    assert config['compressor']['context_sees'] == 'chunk'  # and to the preset's options
+    for key, value in tiny_settings.items():
+        node = config
+        for name in key.split('.'):
+            node = node[name]
+        assert node == value
+    records = [json.loads(line) for line in (trained_workdir / 'metrics.jsonl').read_text().splitlines()]
+    assert [(r['split'][:5], r['step']) for r in records] == [
+        ('valid', 0), ('train', 1), ('train', 2), ('valid', 2), ('train', 3), ('train', 4), ('valid', 4),
+    ]  # fmt: skip
+    for record in records:
+        if record['split'] == 'validation':
+            assert {f'lm_nats_{method}' for method in METHODS[1:]} <= set(record)
+            assert record['loss'] == record['lm_nats']
+        else:
+            assert record['lm_tokens'] == 4 * 8
+            assert {'tokens_per_s', 'elapsed_s'} <= set(record)
+
+
+def test_train_again_says_what_it_does_and_prints_the_workdir(finished_workdir, tiny_config_file, capsys):
+    before = (finished_workdir / 'metrics.jsonl').read_bytes()
+    assert main(['train', f'--config={tiny_config_file}', f'--workdir={finished_workdir}']) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f'{finished_workdir}\n'
+    assert 'resumed from step 4' in captured.err
+    assert 'devices: 1 x cpu' in captured.err
+    # 2 layers x 2 x (q, k, v, o) of rank 2, 2 memory embeddings, 3 special vectors.
+    lora = 2 * 2 * ((32 + 32) + 2 * (32 + 16) + (32 + 32))
+    assert f'parameters: {lora + 5 * 32:,} trained, ' in captured.err
+    assert 'pic (chunks of 8, context sees chunk): ratio 4, 24 tokens -> k = 6 vectors' in captured.err
+    assert '15 training examples, 4 a step, up to 96 context tokens a step' in captured.err
+    assert (finished_workdir / 'metrics.jsonl').read_bytes() == before
+
+
+def test_eval(finished_workdir, capsys):
+    assert main(['eval', f'--workdir={finished_workdir}', '--json']) == 0
+    captured = capsys.readouterr()
+    rows = json.loads(captured.out)
+    assert all(list(row) == KEYS for row in rows)
+    assert [row['method'] for row in rows if row['metric'] == 'nats_per_token'] == METHODS
+    assert {row['task'] for row in rows} == {'continuation'}
+    assert {row['n'] for row in rows} == {5}
+    assert json.loads((finished_workdir / 'results.json').read_text()) == rows
+    assert '5 examples' in captured.err
+
+
+def test_eval_prints_a_table_of_another_split(finished_workdir, capsys):
+    assert main(['eval', f'--workdir={finished_workdir}', '--split=train', '--examples=5']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ['task', 'method', 'k', 'nats/token', 'share', 'of', 'gap']
+    assert [line.split()[1] for line in lines[1:]] == METHODS
+    assert (finished_workdir / 'results.json').exists()
+
+
+def test_compress_then_ask(tmp_path, trained_workdir, capsys, monkeypatch):
+    note, lines, out = tmp_path / 'note.txt', tmp_path / 'lines.jsonl', tmp_path / 'out.safetensors'
+    note.write_text('Mara lives in Stonehaven and sells plums.')
+    lines.write_text('{"text": "Short."}\n\n{"context": "Another text, which is rather a bit longer than that."}\n')
+    monkeypatch.setattr(sys, 'stdin', io.StringIO('From a pipe.'))
+    command = ['compress', f'--workdir={trained_workdir}', str(note), str(lines), '-', f'--out={out}']
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f'{out}\n'
+    assert '4 of 4 contexts' in captured.err
+    stored = contexts.read(out)
+    assert stored.metadata.ids == ('note.txt', 'lines.jsonl:1', 'lines.jsonl:3', '-')
+    for tokens, k in zip(stored.metadata.source_tokens, stored.lengths, strict=True):
+        full, rest = divmod(tokens, 8)
+        assert k == 2 * full + -(-rest // 4)
+
+    before = out.read_bytes()
+    assert main([*command, '--overwrite']) == 1  # standard input is used up
+    assert out.read_bytes() == before
+    capsys.readouterr()
+
+    answers = []
+    for _ in range(2):
+        assert main(['ask', f'--workdir={trained_workdir}', str(out), 'Mara', '--row=0', '--max_new_tokens=5']) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+    assert answers[0].endswith('\n')
+
+
+def test_plot(finished_workdir, tmp_path, capsys):
+    assert main(['plot', str(finished_workdir), '--out', str(tmp_path / 'pictures')]) == 0
+    paths = capsys.readouterr().out.splitlines()
+    assert paths == [str(tmp_path / 'pictures' / name) for name in ('loss.png', 'mask.png')]
+    for path in paths:
+        with open(path, 'rb') as file:
+            assert file.read(8) == b'\x89PNG\r\n\x1a\n'
