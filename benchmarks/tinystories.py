@@ -22,6 +22,7 @@ ROWS = {
     'icae': ['method=icae', 'chunk_size=None'],
     'epl': ['method=epl', 'chunk_size=None'],
     'pic': [],
+    'pic_causal': ['context_sees=causal', 'memory_sees_memory=previous'],
 }
 
 

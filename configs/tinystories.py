@@ -22,11 +22,13 @@ def get_config():
     config.compressor.chunk_size = 48
     config.compressor.lora.rank = 32
     config.compressor.lora.targets = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
-    config.objective.lm = 1.0
-    config.optimizer.learning_rate = 3e-3
-    config.train.steps = 600
-    config.train.batch_size = 32
-    config.train.eval_every = 200
-    config.train.eval_examples = 200
-    config.train.checkpoint_every = 200
+    # Soft targets from the same model with the full context are less noisy than the words that happened to follow.
+    config.objective.lm = 0.2
+    config.objective.distill = 1.0
+    config.optimizer.learning_rate = 2e-3
+    config.train.steps = 900
+    config.train.batch_size = 16
+    config.train.eval_every = 300
+    config.train.eval_examples = 100
+    config.train.checkpoint_every = 100
     return config

@@ -239,6 +239,11 @@ class DataConfig:
                 'data.buckets', self.buckets, f'ascending lengths ending in data.context_length={self.context_length}',
             )  # fmt: skip
 
+    def text_length(self, objective: str, context_length: int | None = None) -> int:
+        """Tokens of text that batches reserve for an objective behind contexts of that (default: the full) length."""
+        context_length = self.context_length if context_length is None else context_length
+        return {'ae': context_length + 1, 'lm': self.target_length, 'ft': self.answer_length}[objective]
+
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:

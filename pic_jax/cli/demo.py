@@ -54,10 +54,10 @@ def run(args: argparse.Namespace) -> int:
     from pic_jax.cli.plot import draw_mask
     from pic_jax.cli.settings import resolve
     from pic_jax.evaluation import harness, plots, tables
+    from pic_jax.files import write_text
     from pic_jax.interop import contexts
     from pic_jax.run import open_run
     from pic_jax.training.loop import train
-    from pic_jax.training.workdir import write_atomically
 
     started, workdir = time.perf_counter(), Path(args.workdir)
     folders = {method: workdir / method for method in METHODS}
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         # Controls are listed once: those of the last method, whose k they share.
         rows += [row for row in made if row.method == method or method == METHODS[-1]]
     rows.sort(key=lambda row: row.method not in METHODS)
-    write_atomically(workdir / 'results.json', tables.to_json(rows) + '\n')
+    write_text(workdir / 'results.json', tables.to_json(rows) + '\n')
 
     say('drawing')
     runs = {method: plots.read_metrics(folder / 'metrics.jsonl') for method, folder in folders.items()}
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     reply = pic.generate(pic.memory_of(contexts.read(workdir / 'context.safetensors')), [record.prompt], 16)[0]
     example = {'context': text, 'question': record.prompt, 'answer': reply, 'gold': record.golds[0],
                'full_context': answers['pic']['full_context'][0]}  # fmt: skip
-    write_atomically(workdir / 'answer.json', json.dumps(example, indent=1) + '\n')
+    write_text(workdir / 'answer.json', json.dumps(example, indent=1) + '\n')
 
     print(tables.to_text(rows))
     print(f'\nA stored context ({stored.lengths[0]} vectors in place of {len(record.context)} tokens), asked:')

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from pic_jax.config import to_mapping
     from pic_jax.errors import ConfigError
     from pic_jax.evaluation import harness, tables
-    from pic_jax.training.workdir import write_atomically
+    from pic_jax.files import write_text
 
     if args.examples < 1:
         raise ConfigError(f'--examples={args.examples} is not valid: expected a positive number')
@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
         f'scoring {min(len(records), args.examples)} examples of {config.data.source} ({args.split})', file=sys.stderr
     )
     rows, answers = harness.evaluate(run, trained.trainable, records, args.examples)
-    write_atomically(workdir / 'results.json', tables.to_json(rows) + '\n')
+    write_text(workdir / 'results.json', tables.to_json(rows) + '\n')
     if answers:
-        write_atomically(workdir / 'answers.json', json.dumps(answers, indent=1) + '\n')
+        write_text(workdir / 'answers.json', json.dumps(answers, indent=1) + '\n')
     print(tables.to_json(rows) if args.json else tables.to_text(rows))
     return 0

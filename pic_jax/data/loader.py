@@ -84,13 +84,12 @@ def eval_batches(
 def _collate(drawn: list[tuple[int, Example]], cfg: DataConfig, objectives: Sequence[str], batch_size: int) -> Batch:
     longest = max(len(example.context) for _, example in drawn)
     S = next(bucket for bucket in cfg.buckets or (cfg.context_length,) if bucket >= longest)
-    widths = {'ae': S + 1, 'lm': cfg.target_length, 'ft': cfg.answer_length}
     context_BS = np.zeros((batch_size, S), np.int32)
     length_B = np.ones(batch_size, np.int32)  # a fill row keeps one position: attention over none is undefined
     index_B = np.full(batch_size, -1, np.int32)
     batch = {'context': context_BS, 'context_length': length_B, 'index': index_B}
     for name in objectives:
-        shape = (batch_size, widths[name])
+        shape = (batch_size, cfg.text_length(name, S))
         batch[name] = {'tokens': np.zeros(shape, np.int32), 'is_target': np.zeros(shape, bool)}
     for row, (index, example) in enumerate(drawn):
         index_B[row], length_B[row] = index, len(example.context)

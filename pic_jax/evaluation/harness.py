@@ -64,9 +64,9 @@ def held_out(run: Run, split: str) -> list[TokenisedRecord]:
 
 def methods_of(run: Run) -> tuple[str, ...]:
     """The method and the controls that fit the decoder; full_context needs positions for every word."""
-    longest = max({'ae': run.config.data.context_length + 1, 'lm': run.config.data.target_length,
-                   'ft': run.config.data.answer_length}[name] for name in run.config.objective.names)  # fmt: skip
-    needed = len(run.prefix) + run.config.data.context_length + longest
+    data = run.config.data
+    longest = max(data.text_length(name) for name in run.config.objective.names)
+    needed = len(run.prefix) + data.context_length + longest
     fits = needed <= run.decoder.config.max_position_embeddings
     controls = tuple(name for name in CONTROLS if fits or name != 'full_context')
     return (run.config.compressor.method, *controls)

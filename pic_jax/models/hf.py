@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from pic_jax.config import DecoderConfig, RopeConfig
 from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.files import read_json
 from pic_jax.models.decoder import Params
 
 _LLAMA3_KEYS = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
@@ -57,7 +58,7 @@ def read_config(folder: str | Path) -> DecoderConfig:
         does not compute (another model_type, rope type or activation, quantised weights).
     """
     path = Path(folder) / 'config.json'
-    values = _read_json(path)
+    values = read_json(path)
 
     def need(key: str) -> Any:
         if key not in values:
@@ -110,7 +111,7 @@ def read_config(folder: str | Path) -> DecoderConfig:
 def _read_eos(folder: Path, values: dict[str, Any]) -> tuple[int, ...]:
     """End tokens: those of generation_config.json where there is one, as `generate` in transformers takes them."""
     path = folder / 'generation_config.json'
-    generation = _read_json(path) if path.is_file() else {}
+    generation = read_json(path) if path.is_file() else {}
     eos = generation.get('eos_token_id', values.get('eos_token_id'))
     ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
     if not all(isinstance(token, int) and 0 <= token < values['vocab_size'] for token in ids):
@@ -240,7 +241,7 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
     if not index.is_file():
         single = folder / 'model.safetensors'
         return dict.fromkeys(_open(single).keys(), single)
-    weight_map = _read_json(index).get('weight_map')
+    weight_map = read_json(index).get('weight_map')
     if not isinstance(weight_map, dict):
         raise PicJaxError(f'{index}: weight_map is missing')
     for name, file in weight_map.items():
@@ -256,15 +257,3 @@ def _open(path: Path) -> Any:
         return safe_open(path, 'np')
     except SafetensorError as error:
         raise PicJaxError(f'{path}: not a readable safetensors file ({error})') from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise PicJaxError(f'{path}: no such file')
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise PicJaxError(f'{path}: not valid JSON ({error})') from error
-    if not isinstance(values, dict):
-        raise PicJaxError(f'{path}: expected a JSON object')
-    return values

@@ -204,12 +204,11 @@ def make_validation(run: Run, records: Sequence[TokenisedRecord]) -> Callable[[A
 def check_fits(run: Run) -> None:
     """Refuses texts that do not fit the decoder behind the memory."""
     data, available = run.config.data, run.decoder.config.max_position_embeddings
-    widths = {'ae': data.context_length + 1, 'lm': data.target_length, 'ft': data.answer_length}
     k = slots_in(run.config.compressor, data.context_length)
     if run.config.compressor.decoder_positions == 'spread':
         k = data.context_length
     for name in run.config.objective.names:
-        needed = len(run.prefix) + k + 1 + widths[name]
+        needed = len(run.prefix) + k + 1 + data.text_length(name)
         if needed > available:
             raise ConfigError(
                 f'objective.{name} needs {needed} positions in the decoder (prefix, memory, special, text) '

@@ -1,12 +1,12 @@
 """A run's folder: config.json, metrics.jsonl, checkpoints/, plots/."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from pic_jax.config import RunConfig, from_mapping, to_mapping
 from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.files import read_json, write_text
 
 # What may change between two starts of one run: how long it goes on, how it reports, how it steps.
 CHANGEABLE = ('train.steps', 'train.microbatches', 'train.log_every', 'train.eval_every', 'train.eval_examples',
@@ -23,13 +23,7 @@ def read_config(workdir: Path, kind: type = RunConfig) -> Any:
     if not path.is_file():
         raise PicJaxError(f'{workdir} is not a workdir: {path} does not exist')
     try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise PicJaxError(f'{path}: not valid JSON ({error})') from error
-    if not isinstance(values, dict):
-        raise PicJaxError(f'{path}: expected a JSON object')
-    try:
-        return from_mapping(kind, values)
+        return from_mapping(kind, read_json(path))
     except ConfigError as error:
         raise PicJaxError(f'{path}: {error}') from error
 
@@ -54,16 +48,8 @@ def write_config(workdir: Path, config: Any) -> list[str]:
                 f'{workdir} holds a run with other settings ({"; ".join(fixed)}): '
                 'use another --workdir, or the same settings'
             )
-    write_atomically(path, json.dumps(to_mapping(config), indent=2) + '\n')
+    write_text(path, json.dumps(to_mapping(config), indent=2) + '\n')
     return list(changes.values())
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file under a temporary name in the same folder, then moves it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _flat(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
