@@ -35,6 +35,7 @@ def train_row(name: str, workdir: Path) -> None:
 
     overrides = [f'--config.compressor.{option}' for option in ROWS[name]]
     run = open_run(resolve(load_file(str(ROOT / 'configs' / 'tinystories.py')), overrides))
+    origin = provenance(run.config.seed)
     started = time.perf_counter()
     trainable = train(run, workdir / name)
     seconds = time.perf_counter() - started
@@ -43,7 +44,7 @@ def train_row(name: str, workdir: Path) -> None:
         'row': name,
         'options': ROWS[name],
         'train_s': round(seconds, 1),
-        **provenance(run.config.seed),
+        **origin,
         'rows': [dataclasses.asdict(row) | {'ratio': run.config.compressor.ratio} for row in rows],
     }
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -65,9 +65,13 @@ class TrainedCompressor:
         """Answers one prompt per context; a compressor that was trained to continue text continues the prompt.
 
         Raises:
-          ConfigError: memory, prompt and answer do not fit the decoder's positions.
+          ConfigError: not one prompt per context, or memory, prompt and answer do not fit the decoder's positions.
         """
         name, run = self.special_name, self.run
+        if len(prompts) != len(memory.valid) or not len(prompts):
+            raise ConfigError(
+                f'{len(prompts)} prompts for {len(memory.valid)} contexts: expected one prompt per context'
+            )
         texts = [run.template.question(prompt) if name == 'ft' else prompt for prompt in prompts]
         rows = [encode(run.tokenizer, text) for text in texts]
         lengths_B = np.array([len(row) for row in rows], np.int32)

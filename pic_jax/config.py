@@ -226,7 +226,8 @@ class DataConfig:
     def __post_init__(self):
         for name in ('context_length', 'target_length', 'answer_length', 'size'):
             _require(getattr(self, name) >= 1, f'data.{name}', getattr(self, name), 'a positive number')
-        for name in ('validation', 'test', 'seed'):
+        _require(self.validation >= 1, 'data.validation', self.validation, 'a positive number')
+        for name in ('test', 'seed'):
             _require(getattr(self, name) >= 0, f'data.{name}', getattr(self, name), 'at least 0')
         _require(
             1 <= self.min_context <= self.context_length, 'data.min_context', self.min_context,

@@ -13,6 +13,7 @@ from pic_jax.config import RunConfig
 from pic_jax.data.readers import expand
 from pic_jax.data.tokenise import Template, encode, load_tokenizer, template
 from pic_jax.errors import ConfigError
+from pic_jax.masks import slots_in
 from pic_jax.models import hf
 from pic_jax.models.decoder import Decoder, Params
 
@@ -89,3 +90,19 @@ def open_run(config: RunConfig) -> Run:
         prefix=prefix + before,
         compressor=make_compressor(config.compressor, decoder),
     )
+
+
+def check_fits(run: Run) -> None:
+    """Raises ConfigError where contexts do not fit the compressor, or texts the decoder behind the memory."""
+    run.compressor.check_length(run.config.data.context_length)
+    data, available = run.config.data, run.decoder.config.max_position_embeddings
+    k = slots_in(run.config.compressor, data.context_length)
+    if run.config.compressor.decoder_positions == 'spread':
+        k = data.context_length
+    for name in run.config.objective.names:
+        needed = len(run.prefix) + k + 1 + data.text_length(name)
+        if needed > available:
+            raise ConfigError(
+                f'objective.{name} needs {needed} positions in the decoder (prefix, memory, special, text) '
+                f'but the model has {available}: shorten the data.* lengths or raise compressor.ratio'
+            )

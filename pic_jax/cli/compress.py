@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if out.exists() and not args.overwrite:
         raise ConfigError(f'--out={out} exists: expected a new file name, or --overwrite')
+    if not out.parent.is_dir():
+        raise ConfigError(f'--out={out}: the folder {out.parent} does not exist')
     named = [pair for file in args.files for pair in read_contexts(file)]
 
     from pic_jax.api import load

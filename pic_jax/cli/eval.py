@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from pic_jax.errors import ConfigError
     from pic_jax.evaluation import harness, tables
     from pic_jax.files import write_text
+    from pic_jax.run import check_fits
 
     if args.examples < 1:
         raise ConfigError(f'--examples={args.examples} is not valid: expected a positive number')
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if changed:
         raise ConfigError(f'--config.{changed[0]} is what the compressor was trained with: only data.* may change')
     run = dataclasses.replace(trained.run, config=config)
+    check_fits(run)
     records = harness.held_out(run, args.split)
     print(
         f'scoring {min(len(records), args.examples)} examples of {config.data.source} ({args.split})', file=sys.stderr

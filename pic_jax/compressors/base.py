@@ -21,6 +21,10 @@ class Compressor(Protocol):
         """Fresh trainable parameters (float32) for the frozen target `base`."""
         ...
 
+    def check_length(self, num_tokens: int) -> None:
+        """Raises ConfigError where contexts of that length do not fit the compressor or the model."""
+        ...
+
     def compress(self, base: Params, trainable: dict[str, Any], tokens_BS: jax.Array, lengths_B: jax.Array) -> Memory:
         """Memory of right-padded contexts: int32 tokens [B, S], true lengths [B] >= 1."""
         ...

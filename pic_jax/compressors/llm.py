@@ -55,8 +55,8 @@ class LLMCompressor:
         B = tokens_BS.shape[0]
         parts = windows.split(config, tokens_BS, lengths_B)
         W, n = parts.tokens.shape[1:]
+        self.check_length(n)
         layout = make_layout(config, n)
-        self.check_positions(layout.num_positions)
         lengths_R = parts.lengths.reshape(B * W)
         slots_RkD = self._encode(base, trainable, layout, parts.tokens.reshape(B * W, n), lengths_R)
         valid_BM = layout.valid(lengths_R)[:, n:].reshape(B, -1)
@@ -123,6 +123,11 @@ class LLMCompressor:
             return {'kernel': scale * jnp.eye(D)}
         return {'skip': scale * jnp.eye(D), 'up': jax.random.normal(key, (D, 4 * D)) / D**0.5,
                 'down': jnp.zeros((4 * D, D))}  # fmt: skip
+
+    def check_length(self, num_tokens: int) -> None:
+        """Refuses contexts that the learned slots or the model's positions do not reach."""
+        window = num_tokens if self.config.window is None else min(num_tokens, self.config.window)
+        self.check_positions(make_layout(self.config, window).num_positions)
 
     def check_positions(self, needed: int) -> None:
         """Refuses layouts that pass the model's positions."""

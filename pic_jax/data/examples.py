@@ -116,8 +116,7 @@ def make_example(
       eos_id: ends the targets of ae and ft; None leaves it out.
       rng: draws the start of the window in training; None in evaluation.
     """
-    reserved = _reserved(cfg, objectives)
-    length = min(cfg.context_length, len(record.context) - reserved)
+    reserved, length = _reserved(cfg, objectives), window_length(record, cfg, objectives)
     start = 0
     if rng is not None and cfg.random_start:
         start = int(rng.integers(len(record.context) - reserved - length + 1))
@@ -131,6 +130,11 @@ def make_example(
     if 'ft' in objectives:
         targets['ft'] = Target(np.concatenate([record.question, record.answer, eos]), len(record.question))
     return Example(context, targets, record.prompt, record.golds, record.source)
+
+
+def window_length(record: TokenisedRecord, cfg: DataConfig, objectives: Sequence[str]) -> int:
+    """Tokens of context in an example of the record."""
+    return min(cfg.context_length, len(record.context) - _reserved(cfg, objectives))
 
 
 def _reserved(cfg: DataConfig, objectives: Sequence[str]) -> int:

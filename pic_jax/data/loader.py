@@ -72,13 +72,25 @@ def eval_batches(
     """The first `limit` records in order, each once, with windows at their start.
 
     The last batch is filled up with rows of index -1 and context length 1 that have no targets. Shapes and keys are
-    those of `Batches`.
+    those of `Batches`, and `other` {`context`, `context_length`} is the context of another document for every row.
     """
     records = records[:limit]
     for first in range(0, len(records), batch_size):
         chosen = range(first, min(first + batch_size, len(records)))
         drawn = [(index, make_example(records[index], cfg, objectives, eos_id, None)) for index in chosen]
-        yield _collate(drawn, cfg, objectives, batch_size)
+        others = [_other_document(records, index) for index in chosen]
+        other = [(index, make_example(records[index], cfg, (), eos_id, None)) for index in others]
+        batch, other_batch = _collate(drawn, cfg, objectives, batch_size), _collate(other, cfg, (), batch_size)
+        yield batch | {'other': {name: other_batch[name] for name in ('context', 'context_length')}}
+
+
+def _other_document(records: Sequence[TokenisedRecord], index: int) -> int:
+    """The next record with another context; the record itself where all share one."""
+    for step in range(1, len(records)):
+        other = (index + step) % len(records)
+        if not np.array_equal(records[other].context, records[index].context):
+            return other
+    return index
 
 
 def _collate(drawn: list[tuple[int, Example]], cfg: DataConfig, objectives: Sequence[str], batch_size: int) -> Batch:

@@ -20,17 +20,17 @@ class View(NamedTuple):
 
 
 def control_view(
-    name: str, decoder: Decoder, base: Params, tokens_BS: jax.Array, lengths_B: jax.Array, memory: Memory
+    name: str, decoder: Decoder, base: Params, tokens_BS: jax.Array, lengths_B: jax.Array, memory: Memory, other: Memory
 ) -> View:
     """The named control on a batch of contexts.
 
     Args:
-      memory: the method's memory of the batch; its lengths set k for the truncations, its rows are shuffled.
+      memory: the method's memory of the batch; its lengths set k for the truncations.
+      other: the method's memory of another document for every row.
 
     Returns:
       full_context: every word. truncate_last_k, truncate_first_k: as many words as the memory has vectors.
-      shuffled_memory: the memory of the row before (rows of length 1 are fill and take no part).
-      no_context: nothing.
+      shuffled_memory: `other`. no_context: nothing.
     """
     B, S = tokens_BS.shape
     if name == 'full_context':
@@ -38,9 +38,7 @@ def control_view(
     if name == 'no_context':
         return View(word_memory(decoder, base, tokens_BS[:, :0], jnp.zeros(B, jnp.int32)), False)
     if name == 'shuffled_memory':
-        real = jnp.maximum(jnp.sum(lengths_B > 1), 1)
-        other_B = (jnp.arange(B) + 1) % real
-        return View(jax.tree.map(lambda x: x[other_B], memory), True)
+        return View(other, True)
     kept_B = jnp.minimum(memory.lengths, lengths_B)
     start_B = lengths_B - kept_B if name == 'truncate_last_k' else jnp.zeros_like(lengths_B)
     index_BM = (start_B[:, None] + jnp.arange(memory.valid.shape[1])[None]).clip(0, S - 1)

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pic_jax.data.examples import TokenisedRecord
+from pic_jax.data.examples import TokenisedRecord, window_length
 from pic_jax.data.loader import Batch, eval_batches
 from pic_jax.data.prepare import prepare
+from pic_jax.errors import PicJaxError
 from pic_jax.evaluation.controls import CONTROLS, View, control_view
 from pic_jax.evaluation.metrics import bootstrap_interval, exact_match, f1, gap_share
 from pic_jax.models.generation import generate
@@ -56,10 +57,17 @@ class Scores:
 
 
 def held_out(run: Run, split: str) -> list[TokenisedRecord]:
-    """The records of one split of the run's data."""
+    """The records of one split of the run's data.
+
+    Raises:
+      PicJaxError: there are none.
+    """
     config = run.config
     names = config.objective.names
-    return prepare(config.data, names, run.tokenizer, run.template, run.eos_id, (split,))[split]
+    records = prepare(config.data, names, run.tokenizer, run.template, run.eos_id, (split,))[split]
+    if not records:
+        raise PicJaxError(f'data.{split}=0 leaves no examples to score on: expected a positive number')
+    return records
 
 
 def methods_of(run: Run) -> tuple[str, ...]:
@@ -123,7 +131,8 @@ def evaluate(
     """
     methods = methods_of(run)
     scores = score(run, trainable, records, methods, limit)
-    length = np.array([min(len(r.context), run.config.data.context_length) for r in records[:limit]]).mean()
+    names = run.config.objective.names
+    length = np.mean([window_length(record, run.config.data, names) for record in records[:limit]])
     rows, answers = [], {}
 
     def add(method: str, task: str, metric: str, value: float, interval: tuple[float, float]) -> None:
@@ -142,7 +151,8 @@ def evaluate(
         if 'full_context' in methods and objective != 'ae':
             for method in methods:
                 share = gap_share(value['no_context'], value['full_context'], value[method])
-                shares = (drawn['no_context'] - drawn[method]) / (drawn['no_context'] - drawn['full_context'])
+                columns = drawn['no_context'], drawn['full_context'], drawn[method]
+                shares = np.array([gap_share(*row) for row in zip(*columns, strict=True)])
                 add(method, TASKS[objective], 'gap_share', share, _interval(shares))
     if 'ft' in run.config.objective.names:
         golds = [record.golds for record in records[:limit]]
@@ -156,6 +166,7 @@ def evaluate(
 
 
 def _interval(resampled: np.ndarray) -> tuple[float, float]:
+    """95% percentile interval; nan where any resample has no value."""
     low, high = np.percentile(resampled, [2.5, 97.5])
     return float(low), float(high)
 
@@ -176,20 +187,22 @@ def _answer_budget(run: Run) -> int:
     return min(run.config.data.answer_length, 32)
 
 
-def _view(run: Run, method: str, base, tokens_BS, lengths_B, memory) -> View:
-    if method == run.config.compressor.method:
-        return View(memory, True)
-    return control_view(method, run.decoder, base, tokens_BS, lengths_B, memory)
+def _views(run: Run, methods: Sequence[str], base, trainable, batch) -> dict[str, View]:
+    """What stands in the context's place under each method."""
+    compress = functools.partial(run.compressor.compress, base, trainable)
+    contexts = batch['context'], batch['context_length']
+    memory, other = compress(*contexts), compress(batch['other']['context'], batch['other']['context_length'])
+    controls = [name for name in methods if name != run.config.compressor.method]
+    views = {name: control_view(name, run.decoder, base, *contexts, memory, other) for name in controls}
+    return {run.config.compressor.method: View(memory, True)} | views
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _score_batch(run: Run, methods: tuple[str, ...], base, trainable, batch):
     """{method: ({objective: Totals}, k [B])}."""
-    memory = run.compressor.compress(base, trainable, batch['context'], batch['context_length'])
-    scored = {}
+    views, scored = _views(run, methods, base, trainable, batch), {}
     for method in methods:
-        view = _view(run, method, base, batch['context'], batch['context_length'], memory)
-        totals = {}
+        view, totals = views[method], {}
         for name in run.config.objective.names:
             special_D = trainable['special'][name] if view.special else None
             logits_BTV = text_logits(run.decoder, base, view.memory, special_D, run.prefix, batch[name]['tokens'])
@@ -200,7 +213,6 @@ def _score_batch(run: Run, methods: tuple[str, ...], base, trainable, batch):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _answer_inputs(run: Run, method: str, base, trainable, batch, question_BT, lengths_B):
-    memory = run.compressor.compress(base, trainable, batch['context'], batch['context_length'])
-    view = _view(run, method, base, batch['context'], batch['context_length'], memory)
+    view = _views(run, (method,), base, trainable, batch)[method]
     special_D = trainable['special']['ft'] if view.special else None
     return from_memory(run.decoder, base, view.memory, special_D, run.prefix, question_BT, lengths_B)

@@ -16,12 +16,19 @@ class Checkpoints:
     """The `checkpoints/` folder of a workdir. Saves are asynchronous and atomic."""
 
     def __init__(self, folder: Path, keep: int):
-        """Opens or creates the folder; the newest `keep` checkpoints are preserved."""
+        """Opens or creates the folder; the newest `keep` checkpoints are preserved.
+
+        Raises:
+          PicJaxError: the folder cannot be made.
+        """
         self.folder = folder
         options = ocp.CheckpointManagerOptions(preservation_policy=LatestN(keep), enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler()
-        )
+        try:
+            self._manager = ocp.CheckpointManager(
+                folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler()
+            )
+        except OSError as error:
+            raise PicJaxError(f'{folder}: cannot be used for checkpoints ({error.strerror})') from error
 
     @property
     def latest_step(self) -> int | None:

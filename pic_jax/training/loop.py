@@ -12,15 +12,15 @@ from pic_jax.config import TrainConfig
 from pic_jax.data.examples import TokenisedRecord
 from pic_jax.data.loader import Batch, Batches
 from pic_jax.data.prepare import prepare
-from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.errors import PicJaxError
 from pic_jax.evaluation.harness import Scores, methods_of, score
 from pic_jax.evaluation.metrics import gap_share
 from pic_jax.masks import slots_in
-from pic_jax.run import Run
+from pic_jax.run import Run, check_fits
 from pic_jax.training.checkpoint import Checkpoints
 from pic_jax.training.objectives import Loss, compressor_loss
 from pic_jax.training.step import TrainState, init_state, make_train_step
-from pic_jax.training.workdir import write_config
+from pic_jax.training.workdir import compare_config, write_config
 from pic_jax.training.writers import MetricsFile, Progress, Record, make_progress
 
 
@@ -76,7 +76,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
 def fit(job: Job, workdir: Path) -> Any:
     """Runs a job to its last step in a workdir, resuming by itself; returns the trained parameters."""
     config: TrainConfig = job.config.train
-    changes = write_config(workdir, job.config)
+    changes = compare_config(workdir, job.config)
     state = init_state(job.init(), job.config.optimizer, config.steps)
     checkpoints = Checkpoints(workdir / 'checkpoints', config.keep_checkpoints)
     start = checkpoints.latest_step or 0
@@ -87,7 +87,9 @@ def fit(job: Job, workdir: Path) -> Any:
         if start:
             state = checkpoints.restore(start, state)
             progress.note(f'resumed from step {start} of {workdir}')
-        metrics = MetricsFile(workdir / 'metrics.jsonl', keep_until=start)
+        write_config(workdir, job.config)
+        # Without a checkpoint the run starts over, and its first record with it.
+        metrics = MetricsFile(workdir / 'metrics.jsonl', keep_until=start or -1)
         if start == 0:
             metrics.write({'step': 0, 'split': 'validation', **job.validate(state.trainable)})
         state = _steps(job, state, start, metrics, checkpoints, progress)
@@ -112,6 +114,7 @@ def _steps(
             return
         step, batch, values = waiting
         waiting = None
+        clock.tokens += tokens_in(batch)
         record = {'step': step, 'split': 'train'} | {name: float(value) for name, value in sorted(values.items())}
         if not record.pop('finite'):
             raise PicJaxError(
@@ -125,7 +128,6 @@ def _steps(
 
     for step in range(start + 1, config.steps + 1):
         batch = job.batches[step - 1]
-        clock.tokens += tokens_in(batch)
         arrays = jax.device_put(batch)
         with jax.transfer_guard('disallow'):
             state, values = train_step(state, job.frozen, arrays)
@@ -199,21 +201,6 @@ def make_validation(run: Run, records: Sequence[TokenisedRecord]) -> Callable[[A
         return record
 
     return validate
-
-
-def check_fits(run: Run) -> None:
-    """Refuses texts that do not fit the decoder behind the memory."""
-    data, available = run.config.data, run.decoder.config.max_position_embeddings
-    k = slots_in(run.config.compressor, data.context_length)
-    if run.config.compressor.decoder_positions == 'spread':
-        k = data.context_length
-    for name in run.config.objective.names:
-        needed = len(run.prefix) + k + 1 + data.text_length(name)
-        if needed > available:
-            raise ConfigError(
-                f'objective.{name} needs {needed} positions in the decoder (prefix, memory, special, text) '
-                f'but the model has {available}: shorten the data.* lengths or raise compressor.ratio'
-            )
 
 
 def count(tree: Any) -> int:

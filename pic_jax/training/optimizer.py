@@ -10,6 +10,8 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     warmup = min(config.warmup_steps, steps)
     if config.schedule == 'cosine':
         return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1))
+    if warmup == 0:  # optax's warm-up of no steps would stay at 0
+        return optax.constant_schedule(config.learning_rate)
     return optax.warmup_constant_schedule(0.0, config.learning_rate, warmup)
 
 

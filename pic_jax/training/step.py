@@ -45,7 +45,7 @@ def make_train_step(loss: Loss, optimizer_config: OptimizerConfig, config: Train
         nats, tokens, grads = accumulate(loss, state.trainable, frozen, batch, config.microbatches)
         per_token = {name: nats[name] / jnp.maximum(tokens[name], 1) for name in nats}
         total = sum(loss.weights[name] * per_token[name] for name in per_token)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(total) & jnp.isfinite(grad_norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         updated = TrainState(state.step + 1, optax.apply_updates(state.trainable, updates), opt_state)

@@ -28,8 +28,13 @@ def read_config(workdir: Path, kind: type = RunConfig) -> Any:
         raise PicJaxError(f'{path}: {error}') from error
 
 
-def write_config(workdir: Path, config: Any) -> list[str]:
-    """Writes config.json, or checks it against the one that is there.
+def write_config(workdir: Path, config: Any) -> None:
+    """Writes config.json; makes the folder."""
+    write_text(workdir / 'config.json', json.dumps(to_mapping(config), indent=2) + '\n')
+
+
+def compare_config(workdir: Path, config: Any) -> list[str]:
+    """Checks a configuration against the workdir's, if it has one.
 
     Returns:
       the changed keys as 'key: old -> new', all of them changeable.
@@ -37,9 +42,8 @@ def write_config(workdir: Path, config: Any) -> list[str]:
     Raises:
       ConfigError: a key that decides shapes, data or data order differs from the workdir's.
     """
-    path = workdir / 'config.json'
     changes = {}
-    if path.exists():
+    if (workdir / 'config.json').exists():
         old, new = _flat(to_mapping(read_config(workdir, type(config)))), _flat(to_mapping(config))
         changes = {key: f'{key}: {old[key]} -> {new[key]}' for key in new if old[key] != new[key]}
         fixed = [text for key, text in changes.items() if not key.startswith(CHANGEABLE)]
@@ -48,7 +52,6 @@ def write_config(workdir: Path, config: Any) -> list[str]:
                 f'{workdir} holds a run with other settings ({"; ".join(fixed)}): '
                 'use another --workdir, or the same settings'
             )
-    write_text(path, json.dumps(to_mapping(config), indent=2) + '\n')
     return list(changes.values())
 
 

@@ -11,9 +11,7 @@ from pic_jax.config import RunConfig, from_mapping, to_mapping
 from pic_jax.data.examples import TokenisedRecord
 from pic_jax.data.loader import eval_batches
 from pic_jax.evaluation import harness
-from pic_jax.evaluation.controls import control_view
 from pic_jax.models.decoder import Decoder
-from pic_jax.models.inputs import word_memory
 from pic_jax.run import open_run
 
 PREFIX = (5, 7)
@@ -132,11 +130,13 @@ def test_evaluate_agrees_with_the_scores(table, scores):
         assert table[method, 'gap_share'].value == pytest.approx((nats['no_context'] - value) / gap, rel=1e-4)
     for metric, value in (('no_context', 0), ('full_context', 1)):
         row = table[metric, 'gap_share']
-        assert (row.value, row.low, row.high) == pytest.approx((value, value, value))
+        assert row.value == pytest.approx(value)
+        # Random weights: where a resample has no gap, the interval has no value.
+        for edge in (row.low, row.high):
+            assert np.isnan(edge) or edge == pytest.approx(value)
     assert table['no_context', 'nats_per_token'].ratio == float('inf')
 
 
-@pytest.mark.xfail(strict=True, reason='the ratio counts the continuation of short documents as context')
 def test_ratio_is_context_tokens_per_vector(table, texts):
     assert table['full_context', 'nats_per_token'].ratio == pytest.approx(1)
     assert table['icae', 'nats_per_token'].ratio == pytest.approx(np.mean(KEPT) / 1.8)
@@ -164,16 +164,16 @@ def nested(values: dict, dotted: dict) -> dict:
     return values
 
 
-@pytest.mark.xfail(strict=True, reason='neighbouring questions often share their document')
 def test_shuffled_memory_is_another_documents(question_run):
-    """Every row of a real batch of questions must read a memory of a context that is not its own."""
+    """Every row must meet a context that is not its own, also where it is alone in the last batch."""
     run = question_run
     records = harness.held_out(run, 'train')
-    batch = next(eval_batches(records, run.config.data, ('ft',), run.eos_id, 4, 4))
-    memory = word_memory(run.decoder, run.base, batch['context'], batch['context_length'])
-    view = control_view('shuffled_memory', run.decoder, run.base, batch['context'], batch['context_length'], memory)
-    own, other = np.asarray(memory.embeddings), np.asarray(view.memory.embeddings)
-    assert [bool((own[row] == other[row]).all()) for row in range(4)] == [False] * 4
+    for batch in eval_batches(records, run.config.data, ('ft',), run.eos_id, 4, 5):
+        for row in np.flatnonzero(batch['index'] >= 0):
+            own = batch['context'][row, : batch['context_length'][row]]
+            other = batch['other']['context'][row, : batch['other']['context_length'][row]]
+            assert any(np.array_equal(other, record.context) for record in records)
+            assert not np.array_equal(own, other)
 
 
 def test_greedy_answers_are_what_plain_decoding_gives(question_run):

@@ -11,7 +11,7 @@ import pytest
 from pic_jax.config import CompressorConfig, OptimizerConfig, PretrainConfig, RunConfig, TrainConfig, to_mapping
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.training.checkpoint import Checkpoints
-from pic_jax.training.workdir import read_config, write_config
+from pic_jax.training.workdir import compare_config, read_config, write_config
 from pic_jax.training.writers import MetricsFile
 
 CONFIG = RunConfig(base='somewhere', decoder_prefix=(0,))
@@ -23,16 +23,18 @@ def change(group: str, **values) -> RunConfig:
 
 @pytest.mark.parametrize('config', [CONFIG, dataclasses.replace(CONFIG, compressor=CompressorConfig.preset('icae'))])
 def test_a_config_is_read_back_as_written(tmp_path, config):
-    assert write_config(tmp_path / 'new', config) == []
+    assert compare_config(tmp_path / 'new', config) == []
+    write_config(tmp_path / 'new', config)
     assert read_config(tmp_path / 'new') == config
-    assert write_config(tmp_path / 'new', config) == []
+    assert compare_config(tmp_path / 'new', config) == []
     assert [path.name for path in (tmp_path / 'new').iterdir()] == ['config.json']
 
 
 def test_what_may_change_is_noted_and_kept(tmp_path):
     write_config(tmp_path, CONFIG)
     changed = dataclasses.replace(CONFIG, train=TrainConfig(steps=7), optimizer=OptimizerConfig(learning_rate=0.5))
-    assert write_config(tmp_path, changed) == ['optimizer.learning_rate: 0.001 -> 0.5', 'train.steps: 300 -> 7']
+    assert compare_config(tmp_path, changed) == ['optimizer.learning_rate: 0.001 -> 0.5', 'train.steps: 300 -> 7']
+    write_config(tmp_path, changed)
     assert read_config(tmp_path) == changed
 
 
@@ -51,7 +53,7 @@ def test_what_decides_shapes_or_data_may_not_change(tmp_path, other, named):
     write_config(tmp_path, CONFIG)
     before = (tmp_path / 'config.json').read_bytes()
     with pytest.raises(ConfigError) as error:
-        write_config(tmp_path, other)
+        compare_config(tmp_path, other)
     for key in named:
         assert key in str(error.value)
     assert 'train.steps' not in str(error.value)  # it may change, so it is no reason
