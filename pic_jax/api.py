@@ -19,7 +19,7 @@ from pic_jax.interop.contexts import ContextMetadata, StoredContexts, check_targ
 from pic_jax.interop.contexts import from_memory as from_memory_to_stored
 from pic_jax.memory import Memory
 from pic_jax.models.generation import GREEDY, Sampling, generate
-from pic_jax.models.inputs import from_memory
+from pic_jax.models.inputs import from_memory, word_memory
 from pic_jax.run import Run, open_run
 from pic_jax.training.checkpoint import Checkpoints
 from pic_jax.training.step import init_state
@@ -44,11 +44,7 @@ class TrainedCompressor:
             tokens_BS = contexts.astype(np.int32)
             lengths_B = np.full(len(tokens_BS), tokens_BS.shape[1]) if lengths is None else np.asarray(lengths)
         else:
-            rows = [encode(self.run.tokenizer, text) for text in contexts]
-            lengths_B = np.array([len(row) for row in rows], np.int32)
-            tokens_BS = np.zeros((len(rows), max(lengths_B, default=0)), np.int32)
-            for row, ids in zip(tokens_BS, rows, strict=True):
-                row[: len(ids)] = ids
+            tokens_BS, lengths_B = pad([encode(self.run.tokenizer, text) for text in contexts])
         if len(lengths_B) == 0 or lengths_B.min() < 1:
             raise PicJaxError('a context is empty: expected at least one token')
         tokens_BS = np.pad(tokens_BS, ((0, 0), (0, self._bucket(tokens_BS.shape[1]) - tokens_BS.shape[1])))
@@ -67,36 +63,44 @@ class TrainedCompressor:
         Raises:
           ConfigError: not one prompt per context, or memory, prompt and answer do not fit the decoder's positions.
         """
-        name, run = self.special_name, self.run
+        special_D = jnp.asarray(self.trainable['special'][self.special_name])
+        return self._generate(memory, special_D, prompts, max_new_tokens, sampling, seed)
+
+    def generate_from_text(
+        self,
+        contexts: Sequence[str],
+        prompts: Sequence[str],
+        max_new_tokens: int = 64,
+        sampling: Sampling = GREEDY,
+        seed: int = 0,
+    ) -> list[str]:
+        """What the frozen target makes of the whole texts and the same prompts, for comparison.
+
+        Raises:
+          as `generate`.
+        """
+        tokens_BS, lengths_B = pad([encode(self.run.tokenizer, text) for text in contexts])
+        words = word_memory(self.run.decoder, self.run.base, jnp.asarray(tokens_BS), jnp.asarray(lengths_B))
+        return self._generate(words, None, prompts, max_new_tokens, sampling, seed)
+
+    def _generate(self, memory: Memory, special_D, prompts, max_new_tokens, sampling, seed) -> list[str]:
+        run = self.run
         if len(prompts) != len(memory.valid) or not len(prompts):
-            raise ConfigError(
-                f'{len(prompts)} prompts for {len(memory.valid)} contexts: expected one prompt per context'
-            )
-        texts = [run.template.question(prompt) if name == 'ft' else prompt for prompt in prompts]
-        rows = [encode(run.tokenizer, text) for text in texts]
-        lengths_B = np.array([len(row) for row in rows], np.int32)
-        text_BT = np.zeros((len(rows), max(lengths_B)), np.int32)
-        for row, ids in zip(text_BT, rows, strict=True):
-            row[: len(ids)] = ids
+            raise ConfigError(f'{len(prompts)} prompts for {len(memory.valid)} contexts: expected one for each')
+        if self.special_name == 'ft':
+            prompts = [run.template.question(prompt) for prompt in prompts]
+        text_BT, lengths_B = pad([encode(run.tokenizer, prompt) for prompt in prompts])
         needed = len(run.prefix) + int(memory.text_start.max()) + 1 + text_BT.shape[1] + max_new_tokens
         if needed > run.decoder.config.max_position_embeddings:
             raise ConfigError(
                 f'memory, prompt and {max_new_tokens} new tokens need {needed} positions but the model has '
                 f'{run.decoder.config.max_position_embeddings}: ask for fewer new tokens'
             )
-        special_D = jnp.asarray(self.trainable['special'][name])
         inputs = from_memory(
             run.decoder, run.base, memory, special_D, run.prefix, jnp.asarray(text_BT), jnp.asarray(lengths_B)
         )
-        tokens_BT, made_B = generate(
-            run.decoder,
-            run.base,
-            inputs,
-            max_new_tokens,
-            run.decoder.config.eos_token_ids,
-            sampling,
-            jax.random.key(seed),
-        )
+        eos_ids, key = run.decoder.config.eos_token_ids, jax.random.key(seed)
+        tokens_BT, made_B = generate(run.decoder, run.base, inputs, max_new_tokens, eos_ids, sampling, key)
         decode = functools.partial(run.tokenizer.decode, skip_special_tokens=True)
         return [decode(np.asarray(row)[:n]).strip() for row, n in zip(tokens_BT, made_B, strict=True)]
 
@@ -179,6 +183,15 @@ def load(workdir: str | Path) -> TrainedCompressor:
     finally:
         checkpoints.close()
     return TrainedCompressor(run, state.trainable)
+
+
+def pad(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of ids as one right-padded int32 array [B, S] and their lengths [B]."""
+    lengths_B = np.array([len(row) for row in rows], np.int32)
+    tokens_BS = np.zeros((len(rows), max(lengths_B, default=0)), np.int32)
+    for row, ids in zip(tokens_BS, rows, strict=True):
+        row[: len(ids)] = ids
+    return tokens_BS, lengths_B
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -48,11 +48,6 @@ class Run:
         ids = self.decoder.config.eos_token_ids
         return ids[0] if ids else None
 
-    @property
-    def bytes_per_vector(self) -> int:
-        """Size of one memory vector as stored."""
-        return self.decoder.config.hidden_size * jnp.dtype(self.config.dtype).itemsize
-
     def init_trainable(self) -> dict[str, Any]:
         """Fresh compressor parameters, a function of the seed alone."""
         return self.compressor.init(jax.random.key(self.config.seed), self.base)

@@ -2,7 +2,6 @@
 
 import argparse
 
-NAME = 'ask'
 HELP = 'answer a question from a stored context'
 EXAMPLE = """example:
   pic-jax ask --workdir=runs/pic contexts.safetensors "Where does Mara live?" --row=0

@@ -4,7 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-NAME = 'compress'
 HELP = 'compress texts into a file of stored contexts'
 EXAMPLE = """examples:
   pic-jax compress --workdir=runs/pic notes.txt more.txt --out contexts.safetensors

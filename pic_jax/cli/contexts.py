@@ -9,7 +9,6 @@ from typing import Any
 from pic_jax.errors import ConfigError
 from pic_jax.interop import contexts
 
-NAME = 'contexts'
 HELP = 'show, slice or merge files of stored contexts'
 EXAMPLE = """examples:
   pic-jax contexts show notes.safetensors

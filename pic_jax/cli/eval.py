@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path
 
-NAME = 'eval'
 HELP = 'score a trained compressor and its controls on held-out data'
 EXAMPLE = """examples:
   pic-jax eval --workdir=runs/pic

@@ -9,7 +9,6 @@ from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.masks import make_layout
 from pic_jax.training.workdir import read_config
 
-NAME = 'plot'
 HELP = 'draw loss curves and the attention mask of one or more workdirs'
 EXAMPLE = """examples:
   pic-jax plot runs/pic

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-NAME = 'pretrain'
 HELP = 'train a small target model from scratch; run again with the same workdir to resume'
 EXAMPLE = """example:
   pic-jax pretrain --config=configs/tiny_base.py --workdir=runs/tiny_base

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-NAME = 'train'
 HELP = 'train a compressor; run again with the same workdir to resume'
 EXAMPLE = """example:
   pic-jax train --config=configs/tinystories.py --config.compressor.method=icae --workdir=runs/icae

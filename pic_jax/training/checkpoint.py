@@ -69,10 +69,6 @@ class Checkpoints:
             more = f' and {len(differences) - MAX_LISTED} more' if len(differences) > MAX_LISTED else ''
             raise PicJaxError(f'{self.folder}/{step} does not fit this run: {listed}{more}')
 
-    def wait(self) -> None:
-        """Blocks until the last save is complete."""
-        self._manager.wait_until_finished()
-
     def close(self) -> None:
         """Waits and releases the folder."""
         self._manager.close()
