@@ -4,11 +4,11 @@ Each row is trained with configs/tinystories.py, scored on the held-out test sto
 rows that exist are skipped, interrupted ones resume.
 
     python benchmarks/tinystories.py [ROW ...] --workdir=runs/tinystories     train what is missing, print the table
+    python benchmarks/tinystories.py --ceiling=icae --workdir=runs/tinystories    what the decoder could read, at best
     python benchmarks/tinystories.py --table                                  only print the table
 """
 
 import argparse
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -17,6 +17,7 @@ from provenance import provenance
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results' / 'tinystories'
+CEILING = RESULTS.with_name('tinystories_ceiling.json')
 # Overrides of configs/tinystories.py; every option that was tried has a row.
 ROWS = {
     'icae': ['method=icae', 'chunk_size=None'],
@@ -29,7 +30,7 @@ ROWS = {
 def train_row(name: str, workdir: Path) -> None:
     """Trains and scores one row and writes its file."""
     from pic_jax.cli.settings import load_file, resolve
-    from pic_jax.evaluation import harness
+    from pic_jax.evaluation import harness, tables
     from pic_jax.run import open_run
     from pic_jax.training.loop import train
 
@@ -45,10 +46,34 @@ def train_row(name: str, workdir: Path) -> None:
         'options': ROWS[name],
         'train_s': round(seconds, 1),
         **origin,
-        'rows': [dataclasses.asdict(row) | {'ratio': run.config.compressor.ratio} for row in rows],
+        'rows': tables.to_dicts(rows),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f'{name}.json').write_text(json.dumps(result, indent=1) + '\n')
+
+
+def ceiling(name: str, workdir: Path, limit: int = 48) -> str:
+    """What the decoder could make of k vectors: `optimised_memory` on the first test stories, from a trained row."""
+    from pic_jax.api import load
+    from pic_jax.evaluation import harness
+    from pic_jax.evaluation.metrics import gap_share
+    from pic_jax.evaluation.optimised import optimised_memory
+
+    trained = load(workdir / name)
+    run, test = trained.run, harness.held_out(trained.run, 'test')
+    scores = harness.score(run, trained.trainable, test, harness.methods_of(run), limit)
+    scores['optimised_memory'] = optimised_memory(run, trained.trainable, test, 'lm', limit)
+    nats = {method: score.per_token('lm') for method, score in scores.items()}
+    shares = {method: gap_share(nats['no_context'], nats['full_context'], value) for method, value in nats.items()}
+    result = {
+        'row': name,
+        'examples': limit,
+        **provenance(run.config.seed),
+        'nats_per_token': nats,
+        'gap_share': shares,
+    }
+    CEILING.write_text(json.dumps(result, indent=1) + '\n')
+    return CEILING.read_text()
 
 
 def table() -> str:
@@ -76,7 +101,11 @@ def main() -> None:
     parser.add_argument('rows', nargs='*', metavar='ROW', help=f'out of {", ".join(ROWS)}; default all')
     parser.add_argument('--workdir', type=Path, default=Path('runs/tinystories'))
     parser.add_argument('--table', action='store_true')
+    parser.add_argument('--ceiling', metavar='ROW')
     args = parser.parse_args()
+    if args.ceiling:
+        print(ceiling(args.ceiling, args.workdir))
+        return
     if not args.table:
         for name in args.rows or ROWS:
             if not (RESULTS / f'{name}.json').exists():

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pic_jax.compressors.base import Compressor
 from pic_jax.config import to_mapping
 from pic_jax.data.tokenise import encode
 from pic_jax.errors import ConfigError, PicJaxError
@@ -24,6 +25,9 @@ from pic_jax.run import Run, open_run
 from pic_jax.training.checkpoint import Checkpoints
 from pic_jax.training.step import init_state
 from pic_jax.training.workdir import read_config
+
+# Prompts are padded to a multiple of this many tokens, so that few lengths are compiled.
+PROMPT_MULTIPLE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,9 @@ class TrainedCompressor:
         if len(lengths_B) == 0 or lengths_B.min() < 1:
             raise PicJaxError('a context is empty: expected at least one token')
         tokens_BS = np.pad(tokens_BS, ((0, 0), (0, self._bucket(tokens_BS.shape[1]) - tokens_BS.shape[1])))
-        return _compress(self.run, self.run.base, self.trainable, jnp.asarray(tokens_BS), jnp.asarray(lengths_B))
+        return _compress(
+            self.run.compressor, self.run.base, self.trainable, jnp.asarray(tokens_BS), jnp.asarray(lengths_B)
+        )
 
     def generate(
         self,
@@ -89,8 +95,8 @@ class TrainedCompressor:
             raise ConfigError(f'{len(prompts)} prompts for {len(memory.valid)} contexts: expected one for each')
         if self.special_name == 'ft':
             prompts = [run.template.question(prompt) for prompt in prompts]
-        text_BT, lengths_B = pad([encode(run.tokenizer, prompt) for prompt in prompts])
-        needed = len(run.prefix) + int(memory.text_start.max()) + 1 + text_BT.shape[1] + max_new_tokens
+        text_BT, lengths_B = pad([encode(run.tokenizer, prompt) for prompt in prompts], multiple=PROMPT_MULTIPLE)
+        needed = len(run.prefix) + int(memory.text_start.max()) + 1 + int(lengths_B.max()) + max_new_tokens
         if needed > run.decoder.config.max_position_embeddings:
             raise ConfigError(
                 f'memory, prompt and {max_new_tokens} new tokens need {needed} positions but the model has '
@@ -147,7 +153,7 @@ class TrainedCompressor:
         trained = self.run.config.objective.names
         return next(name for name in ('ft', 'lm', 'ae') if name in trained)
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 of the compressor's settings and weights, as hex."""
         digest = hashlib.sha256(json.dumps(to_mapping(self.run.config.compressor), sort_keys=True).encode())
@@ -156,11 +162,18 @@ class TrainedCompressor:
         return digest.hexdigest()
 
     def _bucket(self, length: int) -> int:
-        """A padded length, so that few are compiled: powers of two, then whole windows."""
+        """A padded length, so that few are compiled: powers of two, then whole windows or chunks."""
         config = self.run.config.compressor
         if length <= config.context_length:
-            return min(1 << max(length - 1, 31).bit_length(), config.context_length)
-        return -(-length // config.window) * config.window if config.window else length
+            padded = min(1 << max(length - 1, 31).bit_length(), config.context_length)
+        else:
+            unit = config.window or config.chunk_size or 1
+            padded = -(-length // unit) * unit
+        try:
+            self.run.compressor.check_length(padded)
+        except ConfigError:
+            return length  # the text may fit where its padding does not
+        return padded
 
 
 def load(workdir: str | Path) -> TrainedCompressor:
@@ -185,15 +198,15 @@ def load(workdir: str | Path) -> TrainedCompressor:
     return TrainedCompressor(run, state.trainable)
 
 
-def pad(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of ids as one right-padded int32 array [B, S] and their lengths [B]."""
+def pad(rows: Sequence[np.ndarray], multiple: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of ids as one right-padded int32 array [B, S], S a multiple of `multiple`, and their lengths [B]."""
     lengths_B = np.array([len(row) for row in rows], np.int32)
-    tokens_BS = np.zeros((len(rows), max(lengths_B, default=0)), np.int32)
+    tokens_BS = np.zeros((len(rows), -(-max(lengths_B, default=0) // multiple) * multiple), np.int32)
     for row, ids in zip(tokens_BS, rows, strict=True):
         row[: len(ids)] = ids
     return tokens_BS, lengths_B
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _compress(run: Run, base, trainable, tokens_BS, lengths_B) -> Memory:
-    return run.compressor.compress(base, trainable, tokens_BS, lengths_B)
+def _compress(compressor: Compressor, base, trainable, tokens_BS, lengths_B) -> Memory:
+    return compressor.compress(base, trainable, tokens_BS, lengths_B)

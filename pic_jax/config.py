@@ -167,6 +167,8 @@ class CompressorConfig:
                 self.chunk_size is None, 'compressor.chunk_size', self.chunk_size,
                 f'none: {self.method} sees the whole window (method pic has chunks)',
             )  # fmt: skip
+        if self.method == 'pic':
+            _require(self.chunk_size is not None, 'compressor.chunk_size', None, 'a number (method icae has no chunks)')
         if self.chunk_size is None:
             _require(
                 self.positions != 'interleaved', 'compressor.positions', self.positions,
@@ -267,6 +269,10 @@ class ObjectiveConfig:
             weight = getattr(self, field.name)
             _require(0 <= weight < math.inf, f'objective.{field.name}', weight, 'a finite weight of at least 0')
         _require(bool(self.names), 'objective', self.names, 'a positive weight for one of ae, lm, ft')
+        _require(
+            not (self.lm and self.ft), 'objective.ft', self.ft,
+            '0 where objective.lm has a weight: documents are continued, questions answered (set objective.lm=0)',
+        )  # fmt: skip
         if self.distill:
             _require(self.lm + self.ft > 0, 'objective.distill', self.distill, '0 unless lm or ft has a weight')
 
@@ -356,6 +362,16 @@ class RunConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CorpusConfig:
+    """Generated documents: how many, from which seed, and how many at the end are held out."""
+
+    size: int = 12000
+    seed: int = 0
+    validation: int = 100
+    test: int = 200
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainConfig:
     """A small target model trained from scratch on the generated corpus: language, copying, reading.
 
@@ -382,11 +398,16 @@ class PretrainConfig:
     text: float = 1.0
     answer: float = 1.0
     copy: float = 1.0
-    data: DataConfig = DataConfig(size=12000, validation=100, test=200)
+    corpus: CorpusConfig = CorpusConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, warmup_steps=100, weight_decay=0.01)
     train: TrainConfig = TrainConfig(steps=1000, batch_size=6, eval_every=100, checkpoint_every=100)
 
     def __post_init__(self):
+        for name in ('vocab_size', 'num_hidden_layers', 'num_attention_heads', 'max_position_embeddings', 'row_length'):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), 'a positive number')
+        _require(self.copy_length >= 16, 'copy_length', self.copy_length, 'at least 16')
+        for name in ('text', 'answer', 'copy'):
+            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), 'a finite weight of at least 0')
         _require(
             self.copy_rows % self.train.microbatches == 0,
             'copy_rows', self.copy_rows, f'a multiple of train.microbatches={self.train.microbatches}',

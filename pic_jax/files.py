@@ -1,7 +1,9 @@
 """Reading and writing small text files safely."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,36 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes under a temporary name in the same folder, then moves the file into place; makes the folder.
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a temporary name beside `path` to write to, then moves the finished file into place.
 
     Raises:
       PicJaxError: the place cannot be written; what was there is kept.
     """
-    temporary = path.with_name(path.name + '.tmp')
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        try:
+            yield temporary
+            with open(temporary, 'rb') as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise PicJaxError(f'{path}: cannot be written: {error.strerror}') from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file as `replacing` does; makes its folder.
+
+    Raises:
+      PicJaxError: the place cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        os.replace(temporary, path)
     except OSError as error:
-        raise PicJaxError(f'{path}: cannot be written ({error.strerror})') from error
+        raise PicJaxError(f'{path}: cannot be written: {error.strerror}') from error
+    with replacing(path) as temporary:
+        temporary.write_text(text)

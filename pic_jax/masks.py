@@ -113,10 +113,19 @@ class Layout:
 
 
 def slots_in(config: CompressorConfig, num_tokens: int) -> int:
-    """k = the sum over chunks of ceil(tokens / ratio): the budget of a window of `num_tokens`."""
+    """k of one window of `num_tokens` >= 1: the sum over chunks of ceil(tokens / ratio)."""
     chunk = config.chunk_size or num_tokens
     full, rest = divmod(num_tokens, chunk)
     return full * -(-chunk // config.ratio) + -(-rest // config.ratio)
+
+
+def memory_slots(config: CompressorConfig, num_tokens: int) -> int:
+    """k of a whole context, windows and all."""
+    window = min(config.window or num_tokens, num_tokens)
+    if config.window_split == 'even':
+        window = -(-num_tokens // -(-num_tokens // window))
+    full, rest = divmod(num_tokens, window)
+    return full * slots_in(config, window) + (slots_in(config, rest) if rest else 0)
 
 
 def window_length(config: CompressorConfig) -> int:
@@ -186,18 +195,3 @@ def chunk_position_stride(config: CompressorConfig) -> int:
     if config.positions == 'interleaved':
         return config.chunk_size + config.chunk_size // config.ratio
     return config.chunk_size
-
-
-def why_not_streamable(config: CompressorConfig) -> str | None:
-    """The option that keeps a context from being compressed chunk by chunk, or None where it can be."""
-    if config.chunk_size is None and config.window is None:
-        return 'the whole context is one chunk (set compressor.window, or use method pic)'
-    if config.window is not None and config.window_split == 'even':
-        return 'compressor.window_split=even needs the length of the whole context'
-    if config.chunk_size is None:
-        return None
-    if config.context_sees == 'causal':
-        return 'compressor.context_sees=causal lets tokens see every earlier token'
-    if config.positions == 'end' and config.position_origin == 'window':
-        return 'compressor.positions=end needs the length of the whole context'
-    return None

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from pic_jax.config import RunConfig
 from pic_jax.data.readers import expand
 from pic_jax.data.tokenise import Template, encode, load_tokenizer, template
 from pic_jax.errors import ConfigError
-from pic_jax.masks import slots_in
+from pic_jax.masks import memory_slots
 from pic_jax.models import hf
 from pic_jax.models.decoder import Decoder, Params
 
@@ -24,9 +24,19 @@ if TYPE_CHECKING:
 TINY_BASE = Path(__file__).parent / 'tiny_base'
 
 
+class Program(NamedTuple):
+    """The static side of a run: hashable by value, so that equal runs share what is compiled."""
+
+    compressor: Compressor
+    decoder: Decoder
+    prefix: tuple[int, ...]
+    objectives: tuple[str, ...]
+    method: str
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """What training, evaluation and use have in common. Hashed by identity, so it can be a static argument.
+    """What training, evaluation and use have in common.
 
     Attributes:
       config: as given, with `decoder_prefix` resolved to ids.
@@ -41,6 +51,12 @@ class Run:
     template: Template
     prefix: tuple[int, ...]
     compressor: Compressor
+
+    @property
+    def program(self) -> 'Program':
+        """What decides the compiled programs of this run."""
+        config = self.config
+        return Program(self.compressor, self.decoder, self.prefix, config.objective.names, config.compressor.method)
 
     @property
     def eos_id(self) -> int | None:
@@ -87,13 +103,22 @@ def open_run(config: RunConfig) -> Run:
     )
 
 
+def full_context_fits(run: Run) -> bool:
+    """Whether the decoder has positions for every word of a context and the longest text behind it."""
+    data = run.config.data
+    longest = max(data.text_length(name) for name in run.config.objective.names)
+    return len(run.prefix) + data.context_length + longest <= run.decoder.config.max_position_embeddings
+
+
 def check_fits(run: Run) -> None:
     """Raises ConfigError where contexts do not fit the compressor, or texts the decoder behind the memory."""
-    run.compressor.check_length(run.config.data.context_length)
     data, available = run.config.data, run.decoder.config.max_position_embeddings
-    k = slots_in(run.config.compressor, data.context_length)
+    if not run.prefix:
+        raise ConfigError('decoder_prefix=() is not valid: no_context needs a token before the text, usually the BOS')
+    run.compressor.check_length(data.context_length)
+    k = memory_slots(run.config.compressor, data.context_length)
     if run.config.compressor.decoder_positions == 'spread':
-        k = data.context_length
+        k = data.context_length + (run.config.compressor.ratio - 1) // 2
     for name in run.config.objective.names:
         needed = len(run.prefix) + k + 1 + data.text_length(name)
         if needed > available:
@@ -101,3 +126,8 @@ def check_fits(run: Run) -> None:
                 f'objective.{name} needs {needed} positions in the decoder (prefix, memory, special, text) '
                 f'but the model has {available}: shorten the data.* lengths or raise compressor.ratio'
             )
+    if run.config.objective.distill and not full_context_fits(run):
+        raise ConfigError(
+            f'objective.distill={run.config.objective.distill} is not valid: its teacher reads the full context, '
+            f'which does not fit the {available} positions of the model'
+        )

@@ -22,6 +22,7 @@ NEW_TOKENS = 40
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the workdir."""
     parser.add_argument('--workdir', metavar='DIR', default='demo_run', help='where everything is kept')
+    parser.add_argument('--json', action='store_true', help='print rows as JSON instead of the table')
 
 
 def demo_config() -> Any:
@@ -80,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
         # Controls are listed once, next to pic, whose k they share.
         rows += [row for row in made if row.method == method or method == 'pic']
     rows.sort(key=lambda row: row.method not in METHODS)
-    write_text(workdir / 'results.json', tables.to_json(rows) + '\n')
+    results = json.dumps(tables.to_dicts(rows), indent=1)
+    write_text(workdir / 'results.json', results + '\n')
 
     say('drawing')
     runs = {method: plots.read_metrics(folder / 'metrics.jsonl') for method, folder in folders.items()}
@@ -105,6 +107,9 @@ def run(args: argparse.Namespace) -> int:
     }
     write_text(workdir / 'answer.json', json.dumps(example, indent=1) + '\n')
 
+    if args.json:
+        print(results)
+        return 0
     print(tables.to_text(rows))
     print(f'\nA stored context ({stored.lengths[0]} vectors in place of {stored.metadata.source_tokens[0]} tokens):')
     for name, value in example.items():

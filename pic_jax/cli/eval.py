@@ -38,9 +38,8 @@ def run(args: argparse.Namespace) -> int:
     workdir = Path(args.workdir)
     trained = load(workdir)
     config = resolve(to_mapping(trained.run.config), args.overrides)
-    kept = ('data', 'train')
     changed = [f.name for f in dataclasses.fields(config)
-               if f.name not in kept and getattr(config, f.name) != getattr(trained.run.config, f.name)]  # fmt: skip
+               if f.name != 'data' and getattr(config, f.name) != getattr(trained.run.config, f.name)]  # fmt: skip
     if changed:
         raise ConfigError(f'--config.{changed[0]} is what the compressor was trained with: only data.* may change')
     run = dataclasses.replace(trained.run, config=config)
@@ -50,8 +49,9 @@ def run(args: argparse.Namespace) -> int:
         f'scoring {min(len(records), args.examples)} examples of {config.data.source} ({args.split})', file=sys.stderr
     )
     rows, answers = harness.evaluate(run, trained.trainable, records, args.examples)
-    write_text(workdir / 'results.json', tables.to_json(rows) + '\n')
+    origin = {'split': args.split, 'source': config.data.source, 'seed': config.seed}
+    write_text(workdir / 'results.json', json.dumps(origin | {'rows': tables.to_dicts(rows)}, indent=1) + '\n')
     if answers:
         write_text(workdir / 'answers.json', json.dumps(answers, indent=1) + '\n')
-    print(tables.to_json(rows) if args.json else tables.to_text(rows))
+    print(json.dumps(tables.to_dicts(rows), indent=1) if args.json else tables.to_text(rows))
     return 0

@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise PicJaxError(f'{out}: cannot be made a folder: {error.strerror}') from error
     print(f'drawing {len(runs)} run(s) into {out}', file=sys.stderr)
-    plots.plot_curves(out / 'loss.png', runs, ('loss',))
+    names = tuple(f'{name}_nats' for name in config.objective.names)
+    plots.plot_curves(out / 'loss.png', runs, names)
     print(out / 'loss.png')
     draw_mask(out / 'mask.png', config)
     print(out / 'mask.png')

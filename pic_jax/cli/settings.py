@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pic_jax.config import RunConfig, from_mapping, unknown_key
+from pic_jax.config import PRESET_OPTIONS, RunConfig, from_mapping, unknown_key
 from pic_jax.errors import ConfigError
 
 
@@ -37,6 +37,10 @@ def resolve(values: dict[str, Any], overrides: Sequence[str], kind: type = RunCo
     Raises:
       ConfigError: a word is malformed, names an unknown key (the nearest is given), or has an invalid value.
     """
+    method = [word.partition('=')[2] for word in overrides if word.startswith('--config.compressor.method=')]
+    if method and method[-1] != values['compressor']['method']:
+        # What the file sets for its own method says nothing about another one.
+        values['compressor'] |= dict.fromkeys(PRESET_OPTIONS)
     for word in overrides:
         path, equals, text = word.removeprefix('--config.').partition('=')
         if not equals:

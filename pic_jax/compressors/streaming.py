@@ -22,7 +22,6 @@ from pic_jax.masks import (
     make_layout,
     sees,
     slots_in,
-    why_not_streamable,
     window_length,
 )
 from pic_jax.memory import Memory
@@ -97,6 +96,21 @@ def to_memory(compressor: LLMCompressor, parts: list[Slots], num_tokens: int) ->
     valid_1M = jnp.ones((1, len(slots.starts)), bool)
     embeddings_1MD = jnp.asarray(slots.embeddings)[None]
     return decoder_memory(compressor.config, embeddings_1MD, spread_1M, valid_1M, jnp.array([num_tokens]))
+
+
+def why_not_streamable(config: CompressorConfig) -> str | None:
+    """The option that keeps a context from being compressed chunk by chunk, or None where it can be."""
+    if config.chunk_size is None and config.window is None:
+        return 'the whole context is one chunk (set compressor.window, or use method pic)'
+    if config.window is not None and config.window_split == 'even':
+        return 'compressor.window_split=even needs the length of the whole context'
+    if config.chunk_size is None:
+        return None
+    if config.context_sees == 'causal':
+        return 'compressor.context_sees=causal lets tokens see every earlier token'
+    if config.positions == 'end' and config.position_origin == 'window':
+        return 'compressor.positions=end needs the length of the whole context'
+    return None
 
 
 def _has_state(config: CompressorConfig) -> bool:

@@ -116,7 +116,7 @@ def make_example(
       eos_id: ends the targets of ae and ft; None leaves it out.
       rng: draws the start of the window in training; None in evaluation.
     """
-    reserved, length = _reserved(cfg, objectives), window_length(record, cfg, objectives)
+    reserved, length = _reserved(cfg, objectives), context_tokens(record, cfg, objectives)
     start = 0
     if rng is not None and cfg.random_start:
         start = int(rng.integers(len(record.context) - reserved - length + 1))
@@ -132,7 +132,7 @@ def make_example(
     return Example(context, targets, record.prompt, record.golds, record.source)
 
 
-def window_length(record: TokenisedRecord, cfg: DataConfig, objectives: Sequence[str]) -> int:
+def context_tokens(record: TokenisedRecord, cfg: DataConfig, objectives: Sequence[str]) -> int:
     """Tokens of context in an example of the record."""
     return min(cfg.context_length, len(record.context) - _reserved(cfg, objectives))
 

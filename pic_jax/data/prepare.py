@@ -18,8 +18,11 @@ def prepare(
     template: Template,
     eos_id: int | None,
     splits: tuple[str, ...] = ('train', 'validation', 'test'),
-) -> dict[str, list[TokenisedRecord]]:
+) -> tuple[dict[str, list[TokenisedRecord]], int]:
     """Reads, splits and encodes the source; without the `ft` objective only its distinct contexts are used.
+
+    Returns:
+      the records of each split, and how many documents were left out as too short.
 
     Raises:
       PicJaxError, ConfigError: as `readers.read`, `readers.split` and `tokenise_records`.
@@ -28,4 +31,5 @@ def prepare(
     if 'ft' not in objectives:
         records = readers.documents(records)
     parts = readers.split(records, cfg.validation, cfg.test)
-    return {name: tokenise_records(parts[name], tokenizer, template, cfg, objectives, eos_id)[0] for name in splits}
+    kept = {name: tokenise_records(parts[name], tokenizer, template, cfg, objectives, eos_id) for name in splits}
+    return {name: records for name, (records, _) in kept.items()}, sum(dropped for _, dropped in kept.values())

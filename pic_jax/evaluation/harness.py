@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pic_jax.data.examples import TokenisedRecord, window_length
+from pic_jax.data.examples import TokenisedRecord, context_tokens
 from pic_jax.data.loader import Batch, eval_batches
 from pic_jax.data.prepare import prepare
 from pic_jax.errors import PicJaxError
@@ -17,8 +17,8 @@ from pic_jax.evaluation.controls import CONTROLS, View, control_view
 from pic_jax.evaluation.metrics import bootstrap_interval, exact_match, f1, gap_share
 from pic_jax.models.generation import generate
 from pic_jax.models.inputs import from_memory
-from pic_jax.run import Run
-from pic_jax.training.objectives import nll, text_logits
+from pic_jax.models.scoring import nll, text_logits
+from pic_jax.run import Program, Run, full_context_fits
 
 RESAMPLES = 1000
 TASKS = {'ae': 'reconstruction', 'lm': 'continuation', 'ft': 'qa'}
@@ -64,7 +64,7 @@ def held_out(run: Run, split: str) -> list[TokenisedRecord]:
     """
     config = run.config
     names = config.objective.names
-    records = prepare(config.data, names, run.tokenizer, run.template, run.eos_id, (split,))[split]
+    records = prepare(config.data, names, run.tokenizer, run.template, run.eos_id, (split,))[0][split]
     if not records:
         raise PicJaxError(f'data.{split}=0 leaves no examples to score on: expected a positive number')
     return records
@@ -72,11 +72,7 @@ def held_out(run: Run, split: str) -> list[TokenisedRecord]:
 
 def methods_of(run: Run) -> tuple[str, ...]:
     """The method and the controls that fit the decoder; full_context needs positions for every word."""
-    data = run.config.data
-    longest = max(data.text_length(name) for name in run.config.objective.names)
-    needed = len(run.prefix) + data.context_length + longest
-    fits = needed <= run.decoder.config.max_position_embeddings
-    controls = tuple(name for name in CONTROLS if fits or name != 'full_context')
+    controls = tuple(name for name in CONTROLS if name != 'full_context' or full_context_fits(run))
     return (run.config.compressor.method, *controls)
 
 
@@ -87,7 +83,9 @@ def score(
     columns: dict[str, list] = {name: [] for name in methods}
     for batch in batches_of(run, records, limit):
         real = batch['index'] >= 0
-        for name, (totals, k_B) in _score_batch(run, tuple(methods), run.base, trainable, _arrays(batch)).items():
+        for name, (totals, k_B) in _score_batch(
+            run.program, tuple(methods), run.base, trainable, _arrays(batch)
+        ).items():
             columns[name].append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], (totals, k_B)))
     scores = {}
     for name, parts in columns.items():
@@ -111,7 +109,7 @@ def answer(
         lengths_B[: len(chosen)] = [len(record.question) for record in chosen]
         question_BT = np.where(np.arange(batch['ft']['tokens'].shape[1])[None] < lengths_B[:, None],
                                batch['ft']['tokens'], 0)  # fmt: skip
-        inputs = _answer_inputs(run, method, run.base, trainable, _arrays(batch), question_BT, lengths_B)
+        inputs = _answer_inputs(run.program, method, run.base, trainable, _arrays(batch), question_BT, lengths_B)
         tokens_BT, answer_lengths_B = generate(
             run.decoder, run.base, inputs, _answer_budget(run), run.decoder.config.eos_token_ids
         )
@@ -132,7 +130,7 @@ def evaluate(
     methods = methods_of(run)
     scores = score(run, trainable, records, methods, limit)
     names = run.config.objective.names
-    length = np.mean([window_length(record, run.config.data, names) for record in records[:limit]])
+    length = np.mean([context_tokens(record, run.config.data, names) for record in records[:limit]])
     rows, answers = [], {}
 
     def add(method: str, task: str, metric: str, value: float, interval: tuple[float, float]) -> None:
@@ -187,32 +185,34 @@ def _answer_budget(run: Run) -> int:
     return min(run.config.data.answer_length, 32)
 
 
-def _views(run: Run, methods: Sequence[str], base, trainable, batch) -> dict[str, View]:
+def _views(program: Program, methods: Sequence[str], base, trainable, batch) -> dict[str, View]:
     """What stands in the context's place under each method."""
-    compress = functools.partial(run.compressor.compress, base, trainable)
+    compress = functools.partial(program.compressor.compress, base, trainable)
     contexts = batch['context'], batch['context_length']
     memory, other = compress(*contexts), compress(batch['other']['context'], batch['other']['context_length'])
-    controls = [name for name in methods if name != run.config.compressor.method]
-    views = {name: control_view(name, run.decoder, base, *contexts, memory, other) for name in controls}
-    return {run.config.compressor.method: View(memory, True)} | views
+    controls = [name for name in methods if name != program.method]
+    views = {name: control_view(name, program.decoder, base, *contexts, memory, other) for name in controls}
+    return {program.method: View(memory, True)} | views
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _score_batch(run: Run, methods: tuple[str, ...], base, trainable, batch):
+def _score_batch(program: Program, methods: tuple[str, ...], base, trainable, batch):
     """{method: ({objective: Totals}, k [B])}."""
-    views, scored = _views(run, methods, base, trainable, batch), {}
+    views, scored = _views(program, methods, base, trainable, batch), {}
     for method in methods:
         view, totals = views[method], {}
-        for name in run.config.objective.names:
+        for name in program.objectives:
             special_D = trainable['special'][name] if view.special else None
-            logits_BTV = text_logits(run.decoder, base, view.memory, special_D, run.prefix, batch[name]['tokens'])
+            logits_BTV = text_logits(
+                program.decoder, base, view.memory, special_D, program.prefix, batch[name]['tokens']
+            )
             totals[name] = nll(logits_BTV, batch[name]['tokens'], batch[name]['is_target'])
         scored[method] = totals, view.memory.lengths
     return scored
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _answer_inputs(run: Run, method: str, base, trainable, batch, question_BT, lengths_B):
-    view = _views(run, (method,), base, trainable, batch)[method]
+def _answer_inputs(program: Program, method: str, base, trainable, batch, question_BT, lengths_B):
+    view = _views(program, (method,), base, trainable, batch)[method]
     special_D = trainable['special']['ft'] if view.special else None
-    return from_memory(run.decoder, base, view.memory, special_D, run.prefix, question_BT, lengths_B)
+    return from_memory(program.decoder, base, view.memory, special_D, program.prefix, question_BT, lengths_B)

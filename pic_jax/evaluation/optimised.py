@@ -13,8 +13,8 @@ from pic_jax.data.examples import TokenisedRecord
 from pic_jax.evaluation.harness import Scores, batches_of
 from pic_jax.memory import Memory
 from pic_jax.models.inputs import word_memory
-from pic_jax.run import Run
-from pic_jax.training.objectives import divergence, nll, text_logits
+from pic_jax.models.scoring import divergence, nll, text_logits
+from pic_jax.run import Program, Run
 
 
 def optimised_memory(
@@ -37,23 +37,25 @@ def optimised_memory(
     parts = []
     for batch in batches_of(run, records, limit):
         real = batch['index'] >= 0
-        totals, k_B = _fit(run, objective, steps, learning_rate, run.base, trainable, jax.tree.map(jnp.asarray, batch))
+        totals, k_B = _fit(
+            run.program, objective, steps, learning_rate, run.base, trainable, jax.tree.map(jnp.asarray, batch)
+        )
         parts.append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], (*totals, k_B)))
     nats, tokens, k = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Scores({objective: nats}, {objective: tokens}, k)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _fit(run: Run, objective: str, steps: int, learning_rate: float, base, trainable, batch):
+def _fit(program: Program, objective: str, steps: int, learning_rate: float, base, trainable, batch):
     tokens_BT, is_target_BT = batch[objective]['tokens'], batch[objective]['is_target']
-    start = run.compressor.compress(base, trainable, batch['context'], batch['context_length'])
-    words = word_memory(run.decoder, base, batch['context'], batch['context_length'])
-    teacher_BTV = text_logits(run.decoder, base, words, None, run.prefix, tokens_BT)
+    start = program.compressor.compress(base, trainable, batch['context'], batch['context_length'])
+    words = word_memory(program.decoder, base, batch['context'], batch['context_length'])
+    teacher_BTV = text_logits(program.decoder, base, words, None, program.prefix, tokens_BT)
     special_D = trainable['special'][objective]
 
     def logits(embeddings_BMD: jax.Array) -> jax.Array:
         memory = Memory(embeddings_BMD, start.positions, start.valid, start.text_start)
-        return text_logits(run.decoder, base, memory, special_D, run.prefix, tokens_BT)
+        return text_logits(program.decoder, base, memory, special_D, program.prefix, tokens_BT)
 
     def loss(embeddings_BMD: jax.Array) -> jax.Array:
         return jnp.sum(divergence(logits(embeddings_BMD), teacher_BTV, is_target_BT).nats)

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pic_jax.errors import PicJaxError
+from pic_jax.files import replacing
 
 SPLITS = ('train', 'validation')
 _DPI = 150
@@ -35,16 +36,8 @@ _MARKERS = 'osD^vP*'
 
 def _save(path: str | os.PathLike, figure: Figure) -> None:
     """Writes the PNG; what was there stays until the new file is whole."""
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        try:
-            figure.savefig(temporary, format='png', dpi=_DPI)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise PicJaxError(f'{path}: cannot be written: {error.strerror}') from error
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format='png', dpi=_DPI)
 
 
 def plot_mask(

@@ -1,9 +1,9 @@
-"""Result rows as a table for the terminal, and as JSON."""
+"""Result rows as a table for the terminal, and as plain dicts for JSON."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from pic_jax.evaluation.harness import Row
 
@@ -12,22 +12,23 @@ HEADINGS = {
 }  # fmt: skip
 
 
-def to_json(rows: Sequence[Row]) -> str:
-    """A JSON array of {"method","ratio","k","task","metric","value","low","high","n"}; infinite ratios are null."""
-    return json.dumps([
+def to_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows as {"method","ratio","k","task","metric","value","low","high","n"}; what is not finite becomes None."""
+    return [
         {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
         for row in map(dataclasses.asdict, rows)
-    ], indent=1)  # fmt: skip
+    ]
 
 
 def to_text(rows: Sequence[Row]) -> str:
     """One line per task and method, one column per metric, 95% intervals in brackets."""
     metrics = [metric for metric in HEADINGS if any(row.metric == metric for row in rows)]
-    lines = [['task', 'method', 'k', *(HEADINGS[metric] for metric in metrics)]]
+    lines = [['task', 'method', 'ratio', 'k', *(HEADINGS[metric] for metric in metrics)]]
     cells = {(row.task, row.method, row.metric): row for row in rows}
     for task, method in dict.fromkeys((row.task, row.method) for row in rows):
-        k = next(row.k for row in rows if (row.task, row.method) == (task, method))
-        line = [task, method, f'{k:.1f}'.removesuffix('.0')]
+        any_row = next(row for row in rows if (row.task, row.method) == (task, method))
+        ratio = f'{any_row.ratio:.1f}x' if math.isfinite(any_row.ratio) else '-'
+        line = [task, method, ratio, f'{any_row.k:.1f}'.removesuffix('.0')]
         for metric in metrics:
             row = cells.get((task, method, metric))
             line.append(f'{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]' if row else '-')

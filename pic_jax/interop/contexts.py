@@ -9,7 +9,6 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -19,6 +18,7 @@ import safetensors.numpy
 
 from pic_jax.config import TEMPLATES
 from pic_jax.errors import PicJaxError
+from pic_jax.files import replacing
 
 if TYPE_CHECKING:
     from pic_jax.memory import Memory
@@ -219,19 +219,9 @@ def write(path: str | os.PathLike, stored: StoredContexts) -> None:
     Raises:
       PicJaxError: the file cannot be written.
     """
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        try:
-            with open(temporary, 'wb') as file:
-                file.write(_serialise(dataclasses.replace(stored)))  # checks again: arrays can be changed in place
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise PicJaxError(f'{path}: cannot be written: {error.strerror}') from error
+    data = _serialise(dataclasses.replace(stored))  # checks again: arrays can be changed in place
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _serialise(stored: StoredContexts) -> bytes:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 
 import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, which safetensors needs)
@@ -12,6 +11,7 @@ from safetensors.numpy import save_file
 
 from pic_jax.compressors.streaming import StreamState
 from pic_jax.errors import PicJaxError
+from pic_jax.files import replacing
 from pic_jax.models.decoder import KeyValues
 
 FORMAT, VERSION = 'pic-stream', '1'
@@ -27,10 +27,8 @@ def write(path: str | os.PathLike, state: StreamState, compressor_sha256: str) -
         }
     metadata = {'format': FORMAT, 'format_version': VERSION, 'compressor_sha256': compressor_sha256,
                 'num_tokens': json.dumps(state.num_tokens)}  # fmt: skip
-    path = Path(path)
-    temporary = path.with_name(path.name + '.tmp')
-    save_file(tensors, temporary, metadata)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
 
 
 def read(path: str | os.PathLike, empty: StreamState, compressor_sha256: str) -> StreamState:
@@ -70,6 +68,8 @@ def read(path: str | os.PathLike, empty: StreamState, compressor_sha256: str) ->
 def _check_past(path, file, past: KeyValues) -> None:
     L, B, _, K, H = past.k.shape
     shapes = {name: tuple(file.get_slice(name).get_shape()) for name in ('keys', 'values')}
+    dtypes = {file.get_slice(name).get_dtype() for name in ('keys', 'values')}
+    _check(path, 'dtypes of keys and values', dtypes, {'BF16' if past.k.dtype == jnp.bfloat16 else 'F32'})
     _check(path, 'shape of values', shapes['values'], shapes['keys'])
     shape = shapes['keys']
     if len(shape) != 5 or (*shape[:2], *shape[3:]) != (L, B, K, H):

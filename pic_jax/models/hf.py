@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from pic_jax.config import DecoderConfig, RopeConfig
 from pic_jax.errors import ConfigError, PicJaxError
-from pic_jax.files import read_json
+from pic_jax.files import read_json, replacing, write_text
 from pic_jax.models.decoder import Params
 
 _LLAMA3_KEYS = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
@@ -101,11 +101,18 @@ def read_config(folder: str | Path) -> DecoderConfig:
             tie_word_embeddings=flag('tie_word_embeddings'),
             attention_bias=flag('attention_bias'),
             mlp_bias=flag('mlp_bias'),
-            bos_token_id=values.get('bos_token_id'),
+            bos_token_id=_read_bos(path, values),
             eos_token_ids=_read_eos(Path(folder), values),
         )
     except ConfigError as error:
         raise PicJaxError(f'{path}: {error}') from error
+
+
+def _read_bos(path: Path, values: dict[str, Any]) -> int | None:
+    bos = values.get('bos_token_id')
+    if bos is not None and not (isinstance(bos, int) and 0 <= bos < values['vocab_size']):
+        raise PicJaxError(f'{path}: bos_token_id={bos!r} is not valid: expected an id below {values["vocab_size"]}')
+    return bos
 
 
 def _read_eos(folder: Path, values: dict[str, Any]) -> tuple[int, ...]:
@@ -214,8 +221,9 @@ def write_model(folder: str | Path, params: Params, config: DecoderConfig, dtype
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.astype(dtype) for name, tensor in to_hf(params, config).items()}
-    save_file(state, folder / 'model.safetensors', metadata={'format': 'pt'})
-    (folder / 'config.json').write_text(json.dumps(values, indent=2) + '\n')
+    with replacing(folder / 'model.safetensors') as temporary:
+        save_file(state, temporary, metadata={'format': 'pt'})
+    write_text(folder / 'config.json', json.dumps(values, indent=2) + '\n')
 
 
 def _expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:

@@ -12,10 +12,10 @@ from pic_jax.config import TrainConfig
 from pic_jax.data.examples import TokenisedRecord
 from pic_jax.data.loader import Batch, Batches
 from pic_jax.data.prepare import prepare
-from pic_jax.errors import PicJaxError
+from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.evaluation.harness import Scores, methods_of, score
 from pic_jax.evaluation.metrics import gap_share
-from pic_jax.masks import slots_in
+from pic_jax.masks import memory_slots
 from pic_jax.run import Run, check_fits
 from pic_jax.training.checkpoint import Checkpoints
 from pic_jax.training.objectives import Loss, compressor_loss
@@ -58,7 +58,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     config = run.config
     check_fits(run)
     names = config.objective.names
-    records = prepare(config.data, names, run.tokenizer, run.template, run.eos_id, ('train', 'validation'))
+    records, dropped = prepare(config.data, names, run.tokenizer, run.template, run.eos_id, ('train', 'validation'))
     training = records['train']
     job = Job(
         config=config,
@@ -68,7 +68,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         batches=Batches(training, config.data, names, run.eos_id, config.train.batch_size, config.seed),
         sources=lambda batch: ', '.join(training[index].source for index in batch['index']),
         validate=make_validation(run, records['validation']),
-        summary=lambda trainable: summary(run, trainable, len(training)),
+        summary=lambda trainable: summary(run, trainable, len(training), dropped),
     )
     return fit(job, workdir)
 
@@ -80,6 +80,8 @@ def fit(job: Job, workdir: Path) -> Any:
     state = init_state(job.init(), job.config.optimizer, config.steps)
     checkpoints = Checkpoints(workdir / 'checkpoints', config.keep_checkpoints)
     start = checkpoints.latest_step or 0
+    if start > config.steps:
+        raise ConfigError(f'train.steps={config.steps} is not valid: {workdir} has reached step {start}')
     progress = make_progress(config.steps, start)
     try:
         for line in [f'changed: {change}' for change in changes] + job.summary(state.trainable):
@@ -139,6 +141,8 @@ def _steps(
             settle()
         if evaluates:
             record = {'step': step, 'split': 'validation', **job.validate(state.trainable)}
+            if not np.isfinite(record['loss']):
+                raise PicJaxError(f'step {step}: the validation loss is {record["loss"]}')
             metrics.write(record)
             progress.note(f'step {step}  validation loss {record["loss"]:.4f}  {_shares(record)}'.rstrip())
             clock.restart()
@@ -208,11 +212,11 @@ def count(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def summary(run: Run, trainable: Any, examples: int) -> list[str]:
+def summary(run: Run, trainable: Any, examples: int, dropped: int) -> list[str]:
     """What is about to happen, in a few lines."""
     config, devices = run.config, jax.devices()
     context = config.data.context_length
-    k = slots_in(config.compressor, context)
+    k = memory_slots(config.compressor, context)
     layout = config.compressor.method
     if config.compressor.chunk_size:
         layout += f' (chunks of {config.compressor.chunk_size}, context sees {config.compressor.context_sees})'
@@ -222,6 +226,7 @@ def summary(run: Run, trainable: Any, examples: int) -> list[str]:
         f'{layout}: ratio {config.compressor.ratio}, {context} tokens -> k = {k} vectors',
         f'{examples:,} training examples, {config.train.batch_size} a step, '
         f'up to {config.train.batch_size * context:,} context tokens a step',
+        *([f'{dropped:,} documents are too short for data.min_context and are left out'] if dropped else []),
     ]
 
 

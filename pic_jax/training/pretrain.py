@@ -13,10 +13,12 @@ from pic_jax.config import PretrainConfig
 from pic_jax.data import generator, readers
 from pic_jax.data.rows import RowBatches, document_rows
 from pic_jax.data.tokenise import load_tokenizer, template
+from pic_jax.files import write_text
 from pic_jax.models import hf
 from pic_jax.models.decoder import Decoder, Params, init_params
+from pic_jax.models.scoring import Totals
 from pic_jax.training.loop import Job, count, fit
-from pic_jax.training.objectives import Loss, Totals
+from pic_jax.training.objectives import Loss
 
 BOS, EOS = '<s>', '</s>'
 TOKENIZER_RECORDS = 24_000
@@ -34,10 +36,10 @@ def train_tokenizer(folder: Path, texts: Sequence[str], vocab_size: int) -> None
         vocab_size=vocab_size, special_tokens=[BOS, EOS], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / 'tokenizer.json'))
     settings = {'tokenizer_class': 'PreTrainedTokenizerFast', 'bos_token': BOS, 'eos_token': EOS}
-    (folder / 'tokenizer_config.json').write_text(json.dumps(settings, indent=2) + '\n')
+    write_text(folder / 'tokenizer_config.json', json.dumps(settings, indent=2) + '\n')
+    # Last: a tokenizer.json that is there says that the tokenizer is complete.
+    write_text(folder / 'tokenizer.json', tokenizer.to_str(pretty=True))
 
 
 def pretrain(config: PretrainConfig, workdir: Path) -> Path:
@@ -48,8 +50,8 @@ def pretrain(config: PretrainConfig, workdir: Path) -> Path:
     """
     folder = workdir / 'model'
     every_fact = generator.PEOPLE * generator.ATTRIBUTES
-    records = generator.generate(config.data.size, config.data.seed, every_fact)
-    records = readers.split(records, config.data.validation, config.data.test)
+    records = generator.generate(config.corpus.size, config.corpus.seed, every_fact)
+    records = readers.split(records, config.corpus.validation, config.corpus.test)
     if not (folder / 'tokenizer.json').exists():
         texts = [
             f'{record.context}\n{record.prompt}\n{record.answers[0]}' for record in records['train'][:TOKENIZER_RECORDS]

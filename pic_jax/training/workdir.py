@@ -9,8 +9,8 @@ from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.files import read_json, write_text
 
 # What may change between two starts of one run: how long it goes on, how it reports, how it steps.
-CHANGEABLE = ('train.steps', 'train.microbatches', 'train.log_every', 'train.eval_every', 'train.eval_examples',
-              'train.checkpoint_every', 'train.keep_checkpoints', 'optimizer.')  # fmt: skip
+CHANGEABLE = ('remat', 'optimizer.', 'train.steps', 'train.microbatches', 'train.log_every', 'train.eval_every',
+              'train.eval_examples', 'train.checkpoint_every', 'train.keep_checkpoints')  # fmt: skip
 
 
 def read_config(workdir: Path, kind: type = RunConfig) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pic_jax.errors import PicJaxError
+from pic_jax.files import write_text
 
 Record = dict[str, Any]
 
@@ -23,14 +24,12 @@ class MetricsFile:
         self.path = path
         if path.exists():
             kept = [line for line, record in _records(path) if record['step'] <= keep_until]
-            temporary = path.with_suffix('.tmp')
-            temporary.write_text(''.join(line + '\n' for line in kept))
-            os.replace(temporary, path)
+            write_text(path, ''.join(line + '\n' for line in kept))
 
     def write(self, record: Record) -> None:
         """Appends one record and waits until it is on disk."""
         with self.path.open('a') as file:
-            file.write(json.dumps(record) + '\n')
+            file.write(json.dumps(record, allow_nan=False) + '\n')
             file.flush()
             os.fsync(file.fileno())
 

@@ -16,9 +16,13 @@ from pic_jax.interop import contexts
 GOLDEN = Path(__file__).parents[1] / 'interop' / 'golden_contexts.safetensors'
 
 
+def name(verb) -> str:
+    return verb.__name__.rpartition('.')[2]
+
+
 def call(verb, *arguments) -> int:
     parser = argparse.ArgumentParser(
-        prog=verb.NAME, epilog=verb.EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=name(verb), epilog=verb.EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verb.add_arguments(parser)
     return verb.run(parser.parse_args([str(argument) for argument in arguments]))
@@ -105,7 +109,7 @@ def test_help_has_an_example(verb, capsys):
     with pytest.raises(SystemExit) as caught:
         call(verb, '--help')
     assert caught.value.code == 0
-    assert f'pic-jax {verb.NAME} ' in capsys.readouterr().out
+    assert f'pic-jax {name(verb)} ' in capsys.readouterr().out
 
 
 def run_config(**compressor) -> RunConfig:

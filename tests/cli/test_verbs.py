@@ -82,7 +82,9 @@ def test_eval(finished_workdir, capsys):
     assert [row['method'] for row in rows if row['metric'] == 'nats_per_token'] == METHODS
     assert {row['task'] for row in rows} == {'continuation'}
     assert {row['n'] for row in rows} == {5}
-    assert json.loads((finished_workdir / 'results.json').read_text()) == rows
+    stored = json.loads((finished_workdir / 'results.json').read_text())
+    assert stored.pop('rows') == rows
+    assert stored == {'split': 'test', 'source': stored['source'], 'seed': 0}
     assert '5 examples' in captured.err
 
 

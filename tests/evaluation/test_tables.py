@@ -4,7 +4,7 @@ import json
 import math
 
 from pic_jax.evaluation.harness import Row
-from pic_jax.evaluation.tables import to_json, to_text
+from pic_jax.evaluation.tables import to_dicts, to_text
 
 ROWS = [
     Row('pic', 8.0, 24.0, 'continuation', 'nats_per_token', 2.5, 2.25, 2.75, 300),
@@ -15,7 +15,7 @@ ROWS = [
 
 
 def test_json_has_exactly_the_contracted_keys_and_no_number_that_json_lacks():
-    text = to_json(ROWS)
+    text = json.dumps(to_dicts(ROWS))
     assert 'NaN' not in text
     assert 'Infinity' not in text
     found = json.loads(text)
@@ -29,8 +29,8 @@ def test_json_has_exactly_the_contracted_keys_and_no_number_that_json_lacks():
 
 def test_text_has_one_line_per_task_and_method():
     assert to_text(ROWS).splitlines() == [
-        'task          method      k    nats/token            share of gap        F1',
-        'continuation  pic         24   2.500 [2.250, 2.750]  0.800 [0.750, nan]  -',
-        'continuation  no_context  0    3.500 [3.250, 3.750]  -                   -',
-        'qa            pic         5.2  -                     -                   0.500 [0.250, 0.750]',
+        'task          method      ratio  k    nats/token            share of gap        F1',
+        'continuation  pic         8.0x   24   2.500 [2.250, 2.750]  0.800 [0.750, nan]  -',
+        'continuation  no_context  -      0    3.500 [3.250, 3.750]  -                   -',
+        'qa            pic         7.5x   5.2  -                     -                   0.500 [0.250, 0.750]',
     ]

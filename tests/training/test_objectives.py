@@ -10,7 +10,8 @@ import pytest
 from pic_jax.memory import Memory
 from pic_jax.models.decoder import Decoder
 from pic_jax.models.inputs import word_memory
-from pic_jax.training.objectives import divergence, nll, objective_totals, text_logits
+from pic_jax.models.scoring import divergence, nll, text_logits
+from pic_jax.training.objectives import objective_totals
 
 PREFIX = (5, 7)
 LENGTHS = [6, 1, 4]

@@ -18,9 +18,10 @@ import pic_jax
 from pic_jax.cli.main import main
 from pic_jax.config import OptimizerConfig, RunConfig, TrainConfig
 from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.models.scoring import Totals
 from pic_jax.run import check_fits
 from pic_jax.training.loop import Job, fit, tokens_in
-from pic_jax.training.objectives import Loss, Totals
+from pic_jax.training.objectives import Loss
 
 CONFIG = RunConfig(
     base='none',
