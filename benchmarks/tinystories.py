@@ -10,7 +10,6 @@ rows that exist are skipped, interrupted ones resume.
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 from provenance import provenance
@@ -31,15 +30,16 @@ def train_row(name: str, workdir: Path) -> None:
     """Trains and scores one row and writes its file."""
     from pic_jax.cli.settings import load_file, resolve
     from pic_jax.evaluation import harness, tables
+    from pic_jax.evaluation.plots import read_metrics
     from pic_jax.run import open_run
     from pic_jax.training.loop import train
 
     overrides = [f'--config.compressor.{option}' for option in ROWS[name]]
     run = open_run(resolve(load_file(str(ROOT / 'configs' / 'tinystories.py')), overrides))
     origin = provenance(run.config.seed)
-    started = time.perf_counter()
     trainable = train(run, workdir / name)
-    seconds = time.perf_counter() - started
+    # Also of a run that was interrupted: the time is in its records.
+    seconds = sum(record.get('elapsed_s', 0) for record in read_metrics(workdir / name / 'metrics.jsonl'))
     rows, _ = harness.evaluate(run, trainable, harness.held_out(run, 'test'), limit=10**6)
     result = {
         'row': name,
