@@ -40,12 +40,13 @@ def demo_config() -> Any:
     config.data.test = 200
     config.compressor.method = 'pic'
     config.compressor.ratio = 8
+    config.compressor.chunk_size = 32
     config.compressor.context_length = 128
     config.compressor.lora.rank = 32
     config.objective.lm = 0.2
     config.objective.distill = 1.0
     config.optimizer.learning_rate = 3e-3
-    config.train.steps = 120
+    config.train.steps = 200
     config.train.batch_size = 16
     config.train.log_every = 10
     config.train.eval_every = 40
