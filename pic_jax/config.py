@@ -269,10 +269,6 @@ class ObjectiveConfig:
             weight = getattr(self, field.name)
             _require(0 <= weight < math.inf, f'objective.{field.name}', weight, 'a finite weight of at least 0')
         _require(bool(self.names), 'objective', self.names, 'a positive weight for one of ae, lm, ft')
-        _require(
-            not (self.lm and self.ft), 'objective.ft', self.ft,
-            '0 where objective.lm has a weight: documents are continued, questions answered (set objective.lm=0)',
-        )  # fmt: skip
         if self.distill:
             _require(self.lm + self.ft > 0, 'objective.distill', self.distill, '0 unless lm or ft has a weight')
 

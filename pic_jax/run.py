@@ -118,7 +118,10 @@ def check_fits(run: Run) -> None:
     run.compressor.check_length(data.context_length)
     k = memory_slots(run.config.compressor, data.context_length)
     if run.config.compressor.decoder_positions == 'spread':
-        k = data.context_length + (run.config.compressor.ratio - 1) // 2
+        # As decoder_memory places the text: after the context and after the last slot.
+        ratio = run.config.compressor.ratio
+        last_slot = (data.context_length - 1) // ratio * ratio + (ratio - 1) // 2
+        k = max(data.context_length, last_slot + 1)
     for name in run.config.objective.names:
         needed = len(run.prefix) + k + 1 + data.text_length(name)
         if needed > available:

@@ -144,7 +144,10 @@ def _reserved(cfg: DataConfig, objectives: Sequence[str]) -> int:
 
 def _check_objectives(record: Record, objectives: Sequence[str]) -> None:
     if 'lm' in objectives and record.prompt is not None:
-        raise ConfigError(f'objective.lm has no data: {record.source} is a question, expected a document (text)')
+        raise ConfigError(
+            f'objective.lm has no data: {record.source} is a question, expected a document (text); '
+            'set objective.lm=0 to train on questions'
+        )
     if 'ft' in objectives and record.prompt is None:
         raise ConfigError(
             f'objective.ft has no data: {record.source} is a document, expected context, prompt and answers'

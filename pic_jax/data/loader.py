@@ -79,7 +79,7 @@ def eval_batches(
         chosen = range(first, min(first + batch_size, len(records)))
         drawn = [(index, make_example(records[index], cfg, objectives, eos_id, None)) for index in chosen]
         others = [_other_document(records, index) for index in chosen]
-        other = [(index, make_example(records[index], cfg, (), eos_id, None)) for index in others]
+        other = [(index, make_example(records[index], cfg, objectives, eos_id, None)) for index in others]
         batch, other_batch = _collate(drawn, cfg, objectives, batch_size), _collate(other, cfg, (), batch_size)
         yield batch | {'other': {name: other_batch[name] for name in ('context', 'context_length')}}
 

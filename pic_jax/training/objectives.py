@@ -37,7 +37,7 @@ def objective_totals(run: Run, trainable: dict[str, Any], base: Params, batch: d
     """
     weights: ObjectiveConfig = run.config.objective
     memory = run.compressor.compress(base, trainable, batch['context'], batch['context_length'])
-    totals = {}
+    totals, divergences = {}, []
     for name in weights.names:
         tokens_BT, is_target_BT = batch[name]['tokens'], batch[name]['is_target']
         special_D = trainable['special'][name]
@@ -46,7 +46,9 @@ def objective_totals(run: Run, trainable: dict[str, Any], base: Params, batch: d
         if weights.distill and name != 'ae':
             words = word_memory(run.decoder, base, batch['context'], batch['context_length'])
             teacher_BTV = text_logits(run.decoder, base, words, None, run.prefix, tokens_BT)
-            totals['distill'] = divergence(logits_BTV, teacher_BTV, is_target_BT)
+            divergences.append(divergence(logits_BTV, teacher_BTV, is_target_BT))
+    if divergences:
+        totals['distill'] = Totals(*(sum(column) for column in zip(*divergences, strict=True)))
     return totals
 
 
@@ -57,7 +59,7 @@ def compressor_loss(run: Run) -> Loss:
     def counts(batch: dict[str, Any]) -> dict[str, jax.Array]:
         tokens = {name: jnp.sum(batch[name]['is_target']) for name in run.config.objective.names}
         if 'distill' in weights:
-            tokens['distill'] = tokens['lm'] if 'lm' in tokens else tokens['ft']
+            tokens['distill'] = sum(value for name, value in tokens.items() if name != 'ae')
         return tokens
 
     return Loss(weights, lambda trainable, base, batch: objective_totals(run, trainable, base, batch), counts)

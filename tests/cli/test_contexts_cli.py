@@ -123,7 +123,7 @@ def workdir(tmp_path) -> Path:
     folder.mkdir(parents=True)
     (folder / 'config.json').write_text(json.dumps(to_mapping(run_config(chunk_size=16))))
     (folder / 'metrics.jsonl').write_text(
-        ''.join(json.dumps({'step': step, 'split': 'train', 'loss': 3 - step / 10}) + '\n' for step in range(5))
+        ''.join(json.dumps({'step': step, 'split': 'train', 'lm_nats': 3 - step / 10}) + '\n' for step in range(5))
     )
     return folder
 

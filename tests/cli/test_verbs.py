@@ -91,7 +91,7 @@ def test_eval(finished_workdir, capsys):
 def test_eval_prints_a_table_of_another_split(finished_workdir, capsys):
     assert main(['eval', f'--workdir={finished_workdir}', '--split=train', '--examples=5']) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ['task', 'method', 'k', 'nats/token', 'share', 'of', 'gap']
+    assert lines[0].split() == ['task', 'method', 'ratio', 'k', 'nats/token', 'share', 'of', 'gap']
     assert [line.split()[1] for line in lines[1:]] == METHODS
     assert (finished_workdir / 'results.json').exists()
 

@@ -483,6 +483,7 @@ def test_windows_and_chunk_ids_reach_past_the_positions_of_the_model(make_model,
             dict(chunk_size=4, projector='mlp', lora=LoraConfig(2, 4.0, ('q_proj', 'up_proj'))),
             {
                 'memory_embeddings': (2, 32),
+                'projector.skip': (32, 32),
                 'projector.up': (32, 128),
                 'projector.down': (128, 32),
                 'lora.layers.self_attn.q_proj.lora_A': (2, 32, 2),
@@ -530,10 +531,12 @@ def plain(model, compress):
 
 
 @pytest.mark.parametrize(('projector', 'last'), [('linear', 'kernel'), ('mlp', 'down')])
-def test_a_projector_starts_as_the_identity(model, compress, plain, projector, last):
+def test_a_projector_starts_as_a_scaling_to_the_size_of_words(model, compress, plain, projector, last):
     compressor = _icae(model[0], lora=LoraConfig(0), projector=projector)
     trainable = compressor.init(jax.random.key(1), model[1])
     run = lambda: compress(compressor, model[1], trainable, TOKENS[None, :11], [11]).embeddings
+    words, norm = model[1]['embed_tokens']['embedding'], model[1]['norm']['weight']
+    plain = plain * float(np.sqrt(np.mean(np.square(words)) / np.mean(np.square(norm))))
     _close(run(), plain, 1e-6)
     trainable['projector'][last] += 0.1
     assert _difference(run(), plain) > 1e-2

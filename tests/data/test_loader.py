@@ -52,6 +52,9 @@ def test_batches_may_span_epochs():
 
 def test_one_batch_literally():
     (batch,) = eval_batches(documents(5, 6), CFG, ('ae', 'lm'), EOS, batch_size=2, limit=9)
+    other = batch.pop('other')
+    assert other['context'].tolist() == [[200, 201, 202, 0], [100, 101, 0, 0]]
+    assert other['context_length'].tolist() == [3, 2]
     expected = {
         'context': [[100, 101, 0, 0], [200, 201, 202, 0]],
         'context_length': [2, 3],
