@@ -187,3 +187,27 @@ def trained_workdir(tmp_path_factory, tiny_config_file) -> Path:
 def finished_workdir(tmp_path, trained_workdir) -> Path:
     """A copy of it that a test may write to."""
     return Path(shutil.copytree(trained_workdir, tmp_path / 'workdir'))
+
+
+# What a marker expression leaves out is counted where tests are collected (with xdist: in the workers, which all
+# collect the same tests) and printed at the end of the run.
+_left_out = {'count': 0}
+
+
+def pytest_deselected(items):
+    _left_out['count'] += len(items)
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, 'workeroutput'):
+        session.config.workeroutput['left_out'] = _left_out['count']
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    _left_out['count'] = getattr(node, 'workeroutput', {}).get('left_out', 0)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if _left_out['count']:
+        terminalreporter.write_line(f'{_left_out["count"]} tests were left out (make test-all runs them)')
