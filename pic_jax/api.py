@@ -117,7 +117,8 @@ class TrainedCompressor:
           PicJaxError: a context is empty. ConfigError: a context is too long.
         """
         run = self.run
-        memory = self.compress(contexts)
+        tokens_BS, lengths_B = pad([encode(run.tokenizer, text) for text in contexts])
+        memory = self.compress(tokens_BS, lengths_B)
         special = np.asarray(self.trainable['special'][self.special_name])
         layout = run.config.compressor
         metadata = ContextMetadata(
@@ -128,7 +129,7 @@ class TrainedCompressor:
             layout=f'{layout.method} ratio={layout.ratio} chunk_size={layout.chunk_size} positions={layout.positions}',
             template=run.config.prompt_template,
             decoder_prefix=run.prefix,
-            source_tokens=tuple(len(encode(run.tokenizer, text)) for text in contexts),
+            source_tokens=tuple(int(length) for length in lengths_B),
             ids=tuple(ids),
         )
         return from_memory_to_stored(memory, special, metadata)

@@ -1,5 +1,6 @@
 """Settings on the command line: a configuration file and dotted overrides become one dataclass."""
 
+import argparse
 import ast
 import importlib.util
 from collections.abc import Sequence
@@ -8,6 +9,12 @@ from typing import Any
 
 from pic_jax.config import PRESET_OPTIONS, RunConfig, from_mapping, unknown_key
 from pic_jax.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of verbs that train: a configuration file and a workdir."""
+    parser.add_argument('--config', metavar='FILE', required=True, help='Python file that defines get_config()')
+    parser.add_argument('--workdir', metavar='DIR', required=True, help='where the run is kept')
 
 
 def load_file(path: str) -> dict[str, Any]:

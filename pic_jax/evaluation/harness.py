@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pic_jax.data.examples import TokenisedRecord, context_tokens
@@ -83,9 +82,7 @@ def score(
     columns: dict[str, list] = {name: [] for name in methods}
     for batch in batches_of(run, records, limit):
         real = batch['index'] >= 0
-        for name, (totals, k_B) in _score_batch(
-            run.program, tuple(methods), run.base, trainable, _arrays(batch)
-        ).items():
+        for name, (totals, k_B) in _score_batch(run.program, tuple(methods), run.base, trainable, batch).items():
             columns[name].append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], (totals, k_B)))
     scores = {}
     for name, parts in columns.items():
@@ -109,7 +106,7 @@ def answer(
         lengths_B[: len(chosen)] = [len(record.question) for record in chosen]
         question_BT = np.where(np.arange(batch['ft']['tokens'].shape[1])[None] < lengths_B[:, None],
                                batch['ft']['tokens'], 0)  # fmt: skip
-        inputs = _answer_inputs(run.program, method, run.base, trainable, _arrays(batch), question_BT, lengths_B)
+        inputs = _answer_inputs(run.program, method, run.base, trainable, batch, question_BT, lengths_B)
         tokens_BT, answer_lengths_B = generate(
             run.decoder, run.base, inputs, _answer_budget(run), run.decoder.config.eos_token_ids
         )
@@ -175,10 +172,6 @@ def batches_of(run: Run, records: Sequence[TokenisedRecord], limit: int) -> Iter
     return eval_batches(
         records, config.data, config.objective.names, run.eos_id, min(config.train.batch_size, limit), limit
     )
-
-
-def _arrays(batch: dict[str, Any]) -> dict[str, Any]:
-    return jax.tree.map(jnp.asarray, batch)
 
 
 def _answer_budget(run: Run) -> int:

@@ -37,9 +37,7 @@ def optimised_memory(
     parts = []
     for batch in batches_of(run, records, limit):
         real = batch['index'] >= 0
-        totals, k_B = _fit(
-            run.program, objective, steps, learning_rate, run.base, trainable, jax.tree.map(jnp.asarray, batch)
-        )
+        totals, k_B = _fit(run.program, objective, steps, learning_rate, run.base, trainable, batch)
         parts.append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], (*totals, k_B)))
     nats, tokens, k = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Scores({objective: nats}, {objective: tokens}, k)

@@ -93,7 +93,7 @@ def fit(job: Job, workdir: Path) -> Any:
         # Without a checkpoint the run starts over, and its first record with it.
         metrics = MetricsFile(workdir / 'metrics.jsonl', keep_until=start or -1)
         if start == 0:
-            metrics.write({'step': 0, 'split': 'validation', **job.validate(state.trainable)})
+            metrics.write(validation_record(job, 0, state.trainable))
         state = _steps(job, state, start, metrics, checkpoints, progress)
     finally:
         progress.close()
@@ -140,9 +140,7 @@ def _steps(
         if evaluates or saves:
             settle()
         if evaluates:
-            record = {'step': step, 'split': 'validation', **job.validate(state.trainable)}
-            if not np.isfinite(record['loss']):
-                raise PicJaxError(f'step {step}: the validation loss is {record["loss"]}')
+            record = validation_record(job, step, state.trainable)
             metrics.write(record)
             progress.note(f'step {step}  validation loss {record["loss"]:.4f}  {_shares(record)}'.rstrip())
             clock.restart()
@@ -150,6 +148,19 @@ def _steps(
             # Every record up to this step is on disk before the checkpoint can be: a resume loses none.
             checkpoints.save(step, state)
     return state
+
+
+def validation_record(job: Job, step: int, trainable: Any) -> Record:
+    """What metrics.jsonl keeps of a validation.
+
+    Raises:
+      PicJaxError: a number is not finite.
+    """
+    record = {'step': step, 'split': 'validation', **job.validate(trainable)}
+    for name, value in record.items():
+        if isinstance(value, float) and not np.isfinite(value):
+            raise PicJaxError(f'step {step}: {name} of the validation is {value}')
+    return record
 
 
 class _Clock:
