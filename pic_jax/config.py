@@ -24,6 +24,7 @@ WINDOW_SPLITS = ('fixed', 'even')
 DECODER_POSITIONS = ('sequential', 'spread')
 PROJECTORS = ('none', 'linear', 'mlp')
 DTYPES = ('float32', 'bfloat16')
+OPTIMIZERS = ('adamw', 'muon')
 SCHEDULES = ('constant', 'cosine')
 TEMPLATES = ('plain', 'llama2-chat', 'chat')
 LINEARS = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
@@ -102,6 +103,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         chunk_size=64, context_sees='chunk', memory_sees_memory='own', memory_embeddings='per_chunk',
         positions='spread', position_origin='window',
     ),
+    'constant_memory': _WHOLE_WINDOW,
 }  # fmt: skip
 PRESET_OPTIONS = tuple(PRESETS['pic'])
 
@@ -150,6 +152,8 @@ class CompressorConfig:
 
     def __post_init__(self):
         _one_of('compressor.method', self.method, tuple(PRESETS))
+        if self.method == 'constant_memory':
+            _require(self.window is None, 'compressor.window', self.window, 'none: constant_memory sees no context')
         _require(self.ratio >= 1, 'compressor.ratio', self.ratio, 'a positive number')
         _require(self.context_length >= 1, 'compressor.context_length', self.context_length, 'a positive number')
         _one_of('compressor.context_sees', self.context_sees, CONTEXT_SEES)
@@ -197,20 +201,50 @@ class CompressorConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CorpusConfig:
+    """What a generated document is like (data/generator.py).
+
+    Attributes:
+      facts_per_context: facts told in a document; at least 5 people share every attribute.
+      words: documents are filled up with sentences about nothing to at most this many words.
+      questions: questions per document at the most.
+      ledgers: share of fact documents that are lists of short entries instead of stories.
+      word_lists: share of documents that are labelled examples (in-context learning) instead of facts.
+    """
+
+    facts_per_context: int = 12
+    words: int = 190
+    questions: int = 4
+    ledgers: float = 0.25
+    word_lists: float = 0.0
+
+    def __post_init__(self):
+        _require(self.facts_per_context >= 5, 'corpus.facts_per_context', self.facts_per_context, 'at least 5')
+        for name in ('words', 'questions'):
+            _require(getattr(self, name) >= 1, f'corpus.{name}', getattr(self, name), 'a positive number')
+        for name in ('ledgers', 'word_lists'):
+            _require(0 <= getattr(self, name) <= 1, f'corpus.{name}', getattr(self, name), 'a share from 0 to 1')
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where examples come from and their shapes.
 
     Attributes:
       source: a .jsonl, .txt/.md or SQuAD-format .json file, `hub:owner/name[:config]`, or `generated`.
       validation, test: how many groups are held out, counted from the end of the source: test is the last,
-        validation the ones before it. A group is a document, or all questions of one article or context.
+        validation the ones before it. A group is a document, or all questions of one article or context. For
+        `generated`, how many documents of these splits are made.
       context_length: tokens of context an example has at the most.
       target_length: tokens of continuation (text sources).
       answer_length: tokens of prompt and answer together at the most (question sources).
+      questions_per_example: training asks up to that many questions on one compressed context, one after the other,
+        as far as answer_length reaches; scoring always asks one.
       min_context: documents that leave less context than this are left out.
       random_start: training windows start anywhere in a document instead of at its beginning.
       buckets: context lengths that batches are padded to, ascending; empty means (context_length,).
-      size, seed: how many documents `generated` makes, and from which seed (the run's own seed orders them).
+      size, seed: how many documents to train on `generated` makes, and from which seed (the run's own seed orders
+        them). corpus: what they are like.
     """
 
     source: str = 'generated'
@@ -219,14 +253,16 @@ class DataConfig:
     context_length: int = 192
     target_length: int = 64
     answer_length: int = 64
+    questions_per_example: int = 1
     min_context: int = 32
     random_start: bool = True
     buckets: tuple[int, ...] = ()
     size: int = 2000
     seed: int = 0
+    corpus: CorpusConfig = CorpusConfig()
 
     def __post_init__(self):
-        for name in ('context_length', 'target_length', 'answer_length', 'size'):
+        for name in ('context_length', 'target_length', 'answer_length', 'questions_per_example', 'size'):
             _require(getattr(self, name) >= 1, f'data.{name}', getattr(self, name), 'a positive number')
         _require(self.validation >= 1, 'data.validation', self.validation, 'a positive number')
         for name in ('test', 'seed'):
@@ -280,8 +316,12 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with global-norm clipping; the learning rate warms up linearly, then stays or decays to 0."""
+    """Global-norm clipping, then `adamw`, or `muon` for the layers of a decoder that is trained whole.
 
+    The learning rate warms up linearly, then stays or decays to 0.
+    """
+
+    name: str = 'adamw'
     learning_rate: float = 1e-3
     schedule: str = 'cosine'
     warmup_steps: int = 20
@@ -291,6 +331,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self):
+        _one_of('optimizer.name', self.name, OPTIMIZERS)
         _one_of('optimizer.schedule', self.schedule, SCHEDULES)
         for name in ('learning_rate', 'clip_norm'):
             value = getattr(self, name)
@@ -330,6 +371,8 @@ class RunConfig:
 
     Attributes:
       seed: of initialisation, data order and sampling.
+      start: workdir of a run whose compressor this one goes on training (pretraining, then fine-tuning), or
+        `tiny_base/pic`, `tiny_base/icae`, which ship with the package; '' is fresh.
       base: folder of the frozen target in HF format (`$NAME` at its start is an environment variable), or
         `tiny_base`, the small model in the package.
       dtype: compute dtype; trained parameters and optimizer state stay float32.
@@ -340,6 +383,7 @@ class RunConfig:
     """
 
     base: str = ''
+    start: str = ''
     seed: int = 0
     dtype: str = 'float32'
     remat: bool = False
@@ -358,60 +402,90 @@ class RunConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class CorpusConfig:
-    """Generated documents: how many, from which seed, and how many at the end are held out."""
+class RowsConfig:
+    """What a pretraining step reads, in rows of each kind, and how the losses on them are weighted.
 
-    size: int = 12000
-    seed: int = 0
-    validation: int = 100
-    test: int = 200
+    Attributes:
+      documents: rows of a document, then its questions with answers. repeats: a document, a marker, the document
+        again. mixtures: as documents and repeats in turn, with mixtures of word embeddings in the context's place.
+      row_length: tokens of a document or repeat row. text_length: tokens behind the mixtures of a mixture row.
+      mixture_slots: vectors a mixed context may take; mixture_ratios: tokens per vector, drawn per row.
+      copies: rows of `copy_length` random tokens, repeated with a period of 2 to `copy_period`.
+      text, answer, repeat, mixture, copy: loss weights of document and question tokens, answers, the second time of a
+        document, targets behind mixtures, and repeated tokens.
+    """
+
+    documents: int = 0
+    repeats: int = 0
+    row_length: int = 512
+    mixtures: int = 0
+    mixture_slots: int = 128
+    mixture_ratios: tuple[int, ...] = (2, 4, 8, 16)
+    text_length: int = 224
+    copies: int = 0
+    copy_length: int = 128
+    copy_period: int = 64
+    text: float = 1.0
+    answer: float = 1.0
+    repeat: float = 1.0
+    mixture: float = 1.0
+    copy: float = 1.0
+
+    def __post_init__(self):
+        kinds = ('documents', 'repeats', 'mixtures', 'copies')
+        for name in kinds:
+            _require(getattr(self, name) >= 0, f'rows.{name}', getattr(self, name), 'at least 0')
+        _require(any(getattr(self, name) for name in kinds), 'rows', 0, f'rows of at least one of {", ".join(kinds)}')
+        _require(2 <= self.copy_period <= self.copy_length // 2, 'rows.copy_period', self.copy_period,
+                 f'2 to half of rows.copy_length={self.copy_length}')  # fmt: skip
+        for name in ('text', 'answer', 'repeat', 'mixture', 'copy'):
+            _require(
+                0 <= getattr(self, name) < math.inf, f'rows.{name}', getattr(self, name),
+                'a finite weight of at least 0',
+            )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-    """A small target model trained from scratch on the generated corpus: language, copying, reading.
+    """One stage of training a small target model on the generated corpus: language, copying, reading.
 
     Attributes:
-      vocab_size: of the byte-level BPE tokenizer that is trained on the corpus first.
+      start: folder of the model (HF format, with tokenizer) that the stage goes on from; '' starts from scratch with
+        the shape below, and with a byte-level BPE tokenizer of `vocab_size` that is trained on the corpus first.
       hidden_size .. max_position_embeddings: shape of the decoder (heads of hidden_size / num_attention_heads).
-      row_length: tokens of a training row: a document, then its questions with answers.
-      copy_rows, copy_length: rows a batch, and their length, of random tokens repeated with a random period;
-        they come beside the `train.batch_size` documents.
-      text, answer, copy: loss weights of document and question tokens, answers, and repeated tokens.
+      bar: a field of the validation records and what it must reach for the next stage to make sense; '' is no bar.
     """
 
     seed: int = 0
+    start: str = ''
     vocab_size: int = 2048
     hidden_size: int = 128
     intermediate_size: int = 352
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
-    num_key_value_heads: int = 2
-    max_position_embeddings: int = 1024
-    row_length: int = 416
-    copy_rows: int = 16
-    copy_length: int = 128
-    text: float = 1.0
-    answer: float = 1.0
-    copy: float = 1.0
+    num_key_value_heads: int = 4
+    max_position_embeddings: int = 2048
     corpus: CorpusConfig = CorpusConfig()
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, warmup_steps=100, weight_decay=0.01)
-    train: TrainConfig = TrainConfig(steps=1000, batch_size=6, eval_every=100, checkpoint_every=100)
+    rows: RowsConfig = RowsConfig(documents=6, copies=16)
+    bar: str = ''
+    bar_value: float = 0.0
+    optimizer: OptimizerConfig = OptimizerConfig(warmup_steps=10, weight_decay=0.01)
+    train: TrainConfig = TrainConfig(steps=400, batch_size=1, eval_every=100, checkpoint_every=100)
 
     def __post_init__(self):
-        for name in ('vocab_size', 'num_hidden_layers', 'num_attention_heads', 'max_position_embeddings', 'row_length'):
+        for name in ('vocab_size', 'num_hidden_layers', 'num_attention_heads', 'max_position_embeddings'):
             _require(getattr(self, name) >= 1, name, getattr(self, name), 'a positive number')
-        _require(self.copy_length >= 16, 'copy_length', self.copy_length, 'at least 16')
-        for name in ('text', 'answer', 'copy'):
-            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), 'a finite weight of at least 0')
-        _require(
-            self.copy_rows % self.train.microbatches == 0,
-            'copy_rows', self.copy_rows, f'a multiple of train.microbatches={self.train.microbatches}',
-        )  # fmt: skip
         _require(
             self.hidden_size % self.num_attention_heads == 0, 'num_attention_heads', self.num_attention_heads,
             f'a divisor of hidden_size={self.hidden_size}',
         )  # fmt: skip
+        _require(self.train.microbatches == 1, 'train.microbatches', self.train.microbatches, '1 in pretraining')
+        rows, longest = self.rows, self.max_position_embeddings
+        for name in ('row_length', 'copy_length'):
+            _require(
+                getattr(rows, name) <= longest, f'rows.{name}', getattr(rows, name),
+                f'at most max_position_embeddings={longest}',
+            )  # fmt: skip
 
     @property
     def decoder(self) -> DecoderConfig:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pic_jax.config import DecoderConfig
+from pic_jax.config import CorpusConfig, DecoderConfig
 from pic_jax.models.decoder import Decoder, init_params
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -114,7 +114,8 @@ def tiny_target(tmp_path_factory, tiny_config, random_params) -> Path:
     from pic_jax.training.pretrain import train_tokenizer
 
     folder = tmp_path_factory.mktemp('target')
-    train_tokenizer(folder, [record.context for record in generator.generate(60, seed=0, questions=1)], vocab_size=600)
+    records = generator.generate(CorpusConfig(questions=1), 'train', 60, seed=0)
+    train_tokenizer(folder, [record.context for record in records], vocab_size=600)
     config = tiny_config(vocab_size=600, max_position_embeddings=512, bos_token_id=0, eos_token_ids=(1,))
     hf.write_model(folder, jax.tree.map(np.asarray, random_params(Decoder(config))), config, jnp.float32)
     return folder
@@ -126,7 +127,7 @@ def text_data(tmp_path_factory) -> Path:
     from pic_jax.data import generator
 
     path = tmp_path_factory.mktemp('data') / 'text.jsonl'
-    texts = [record.context for record in generator.generate(24, seed=1, questions=1)]
+    texts = [record.context for record in generator.generate(CorpusConfig(questions=1), 'train', 24, seed=1)]
     texts = [text[: 100 + 5 * number] if number % 2 else text for number, text in enumerate(texts)]
     path.write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts))
     return path
@@ -139,10 +140,9 @@ def question_data(tmp_path_factory) -> Path:
 
     path = tmp_path_factory.mktemp('data') / 'questions.jsonl'
     lines = []
-    for number, record in enumerate(generator.generate(16, seed=2, questions=1)):
-        sentences = record.context.split('. ')
-        told = [sentence for sentence in sentences if record.answers[0] in sentence][:1]
-        context = '. '.join(told + sentences[1 : 1 + number % 3]) + '.'
+    for number, record in enumerate(generator.generate(CorpusConfig(questions=1), 'train', 16, seed=2)):
+        told = record.context[round(record.place * len(record.context)) :].split('. ')
+        context = '. '.join(told[: 1 + number % 2]).rstrip('.') + '.'
         for prompt in (record.prompt, 'What is written here?'):
             lines.append({'context': context, 'prompt': prompt, 'answers': list(record.answers)})
     path.write_text(''.join(json.dumps(line) + '\n' for line in lines))

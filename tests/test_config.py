@@ -13,6 +13,7 @@ from pic_jax.config import (
     LoraConfig,
     ObjectiveConfig,
     OptimizerConfig,
+    PretrainConfig,
     RopeConfig,
     RunConfig,
     TrainConfig,
@@ -142,6 +143,7 @@ PIC, ICAE = {'method': 'pic'}, {'method': 'icae'}
         ('objective.lm', float('nan'), {}, 'at least 0'),
         ('objective.distill', 1.0, {'lm': 0.0, 'ae': 1.0}, 'lm or ft'),
         ('objective.lm', 0.0, {}, 'positive weight for one of ae, lm, ft'),
+        ('data.questions_per_example', 0, {}, 'positive'),
         ('optimizer.schedule', 'linear', {}, 'constant, cosine'),
         ('optimizer.learning_rate', 0.0, {}, 'positive'),
         ('optimizer.clip_norm', 0.0, {}, 'positive'),
@@ -159,6 +161,31 @@ def test_a_refusal_names_key_value_and_what_is_valid(path, value, around, valid)
     assert (group if 'one of ae' in valid else path) in message
     assert shown in message
     assert valid in message
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'around', 'valid'),
+    [
+        ('corpus.facts_per_context', 4, {}, 'at least 5'),
+        ('corpus.words', 0, {}, 'a positive number'),
+        ('corpus.questions', 0, {}, 'a positive number'),
+        ('corpus.word_lists', 1.5, {}, 'a share from 0 to 1'),
+        ('rows.documents', -1, {}, 'at least 0'),
+        ('rows', 0, {'documents': 0}, 'rows of at least one of documents, repeats, mixtures, copies'),
+        ('rows.copy_period', 65, {'copies': 1}, '2 to half of rows.copy_length=128'),
+        ('rows.repeat', float('inf'), {'repeats': 1}, 'a finite weight of at least 0'),
+        ('num_attention_heads', 3, {}, 'a divisor of hidden_size=128'),
+        ('train.microbatches', 2, {'batch_size': 2}, '1 in pretraining'),
+    ],
+)
+def test_a_refusal_in_pretraining_names_key_value_and_what_is_valid(path, value, around, valid):
+    group, _, key = path.rpartition('.')
+    settings = around | {key: value} if group else value
+    if path == 'rows':
+        group, settings = 'rows', around
+    assert f'{path}={value!r} is not valid: expected {valid}' in _refusal(
+        {group: settings} if group else {key: settings}, PretrainConfig
+    )
 
 
 @pytest.mark.parametrize(
@@ -184,7 +211,8 @@ def test_configs_are_frozen_and_hashable(config):
 
 def test_presets_differ_only_where_the_design_says():
     icae, epl, pic = (CompressorConfig.preset(name) for name in ('icae', 'epl', 'pic'))
-    assert set(PRESETS) == {'icae', 'epl', 'pic'}
+    assert set(PRESETS) == {'icae', 'epl', 'pic', 'constant_memory'}
+    assert dataclasses.replace(CompressorConfig.preset('constant_memory'), method='icae') == icae
     assert dataclasses.replace(epl, method='icae', positions='end') == icae
     assert (icae.chunk_size, icae.context_sees, icae.positions, icae.memory_embeddings) == (
         None, 'causal', 'end', 'per_window',

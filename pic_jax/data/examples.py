@@ -19,7 +19,10 @@ _NOTHING = np.zeros(0, np.int32)
 
 @dataclasses.dataclass(frozen=True)
 class TokenisedRecord:
-    """A record as int32 ids: `context` [n], `question` (template and prompt) and `answer`, empty for plain text."""
+    """A record as int32 ids: `context` [n], `question` (template and prompt) and `answer`, empty for plain text.
+
+    `more` holds further (question, answer) pairs on the same context, see `packed`; `place` is the record's.
+    """
 
     context: np.ndarray
     question: np.ndarray
@@ -27,14 +30,16 @@ class TokenisedRecord:
     prompt: str | None
     golds: tuple[str, ...]
     source: str
+    place: float | None = None
+    more: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What an objective predicts: int32 `tokens` [t]; those from `scored_from` on count in the loss."""
+    """What an objective predicts: int32 `tokens` [t], and which of them count in the loss, bool [t]."""
 
     tokens: np.ndarray
-    scored_from: int
+    is_target: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +87,7 @@ def tokenise_records(
         if record.prompt is not None:
             question, answer = encode_question(tokenizer, template, record.prompt, record.answers[0])
         tokenised = TokenisedRecord(
-            encoded[record.context], question, answer, record.prompt, record.answers, record.source
+            encoded[record.context], question, answer, record.prompt, record.answers, record.source, record.place
         )
         if record.prompt is not None:
             _check_lengths(tokenised, cfg, objectives, eos_id)
@@ -124,12 +129,48 @@ def make_example(
     eos = _NOTHING if eos_id is None else np.array([eos_id], np.int32)
     targets = {}
     if 'ae' in objectives:
-        targets['ae'] = Target(np.concatenate([context, eos]), 0)
+        targets['ae'] = _all_scored(np.concatenate([context, eos]))
     if 'lm' in objectives:
-        targets['lm'] = Target(record.context[start + length : start + length + cfg.target_length], 0)
+        targets['lm'] = _all_scored(record.context[start + length : start + length + cfg.target_length])
     if 'ft' in objectives:
-        targets['ft'] = Target(np.concatenate([record.question, record.answer, eos]), len(record.question))
+        targets['ft'] = _answers(record, eos)
     return Example(context, targets, record.prompt, record.golds, record.source)
+
+
+def packed(records: Sequence[TokenisedRecord], cfg: DataConfig, eos_id: int | None) -> list[TokenisedRecord]:
+    """Up to cfg.questions_per_example questions on one context become one record: one compression, many answers.
+
+    They are asked one after the other, as far as cfg.answer_length reaches; each is a pair with its own end token.
+    """
+    results: list[TokenisedRecord] = []
+    room = 0
+    for record in records:
+        length = len(record.question) + len(record.answer) + (eos_id is not None)
+        last = results[-1] if results else None
+        if (
+            last is not None
+            and last.context is record.context
+            and len(last.more) + 1 < cfg.questions_per_example
+            and length <= room
+        ):
+            results[-1] = dataclasses.replace(last, more=(*last.more, (record.question, record.answer)))
+            room -= length
+        else:
+            results.append(record)
+            room = cfg.answer_length - length
+    return results
+
+
+def _all_scored(tokens: np.ndarray) -> Target:
+    return Target(tokens, np.ones(len(tokens), bool))
+
+
+def _answers(record: TokenisedRecord, eos: np.ndarray) -> Target:
+    tokens, is_target = [], []
+    for question, answer in ((record.question, record.answer), *record.more):
+        tokens += [question, answer, eos]
+        is_target += [np.zeros(len(question), bool), np.ones(len(answer) + len(eos), bool)]
+    return Target(np.concatenate(tokens), np.concatenate(is_target))
 
 
 def context_tokens(record: TokenisedRecord, cfg: DataConfig, objectives: Sequence[str]) -> int:

@@ -109,5 +109,5 @@ def _collate(drawn: list[tuple[int, Example]], cfg: DataConfig, objectives: Sequ
         for name in objectives:
             target = example.targets[name]
             batch[name]['tokens'][row, : len(target.tokens)] = target.tokens
-            batch[name]['is_target'][row, target.scored_from : len(target.tokens)] = True
+            batch[name]['is_target'][row, : len(target.tokens)] = target.is_target
     return batch

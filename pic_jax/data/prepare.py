@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pic_jax.config import DataConfig
-from pic_jax.data import readers
+from pic_jax.data import generator, readers
 from pic_jax.data.examples import TokenisedRecord, tokenise_records
 from pic_jax.data.tokenise import Template
 
@@ -27,9 +27,13 @@ def prepare(
     Raises:
       PicJaxError, ConfigError: as `readers.read`, `readers.split` and `tokenise_records`.
     """
-    records = readers.read(cfg.source, cfg.size, cfg.seed, cfg.context_length + cfg.target_length)
+    if cfg.source == 'generated':
+        sizes = {'train': cfg.size, 'validation': cfg.validation, 'test': cfg.test}
+        parts = {name: generator.generate(cfg.corpus, name, sizes[name], cfg.seed) for name in splits}
+    else:
+        records = readers.read(cfg.source, cfg.context_length + cfg.target_length)
+        parts = readers.split(records, cfg.validation, cfg.test)
     if 'ft' not in objectives:
-        records = readers.documents(records)
-    parts = readers.split(records, cfg.validation, cfg.test)
+        parts = {name: readers.documents(records) for name, records in parts.items()}
     kept = {name: tokenise_records(parts[name], tokenizer, template, cfg, objectives, eos_id) for name in splits}
     return {name: records for name, (records, _) in kept.items()}, sum(dropped for _, dropped in kept.values())

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pic_jax.data import formats, generator
+from pic_jax.data import formats
 from pic_jax.data.records import Record, from_fields
 from pic_jax.errors import ConfigError, PicJaxError
 
@@ -15,22 +15,18 @@ if TYPE_CHECKING:
     import datasets
 
 
-def read(source: str, size: int, seed: int, window: int) -> list[Record]:
+def read(source: str, window: int) -> list[Record]:
     """Reads every record of `source`, in the order of the source.
 
     Args:
-      source: a .jsonl, .txt/.md or SQuAD-format .json file, `hub:owner/name[:config]`, or `generated`; `$NAME` at
-        the start of a path is an environment variable.
-      size: number of documents that `generated` makes.
-      seed: of `generated`.
+      source: a .jsonl, .txt/.md or SQuAD-format .json file, or `hub:owner/name[:config]`; `$NAME` at the start of a
+        path is an environment variable.
       window: tokens of context and target together; a text file is cut into passages that fill it.
 
     Raises:
       ConfigError: `source` is none of these, or its environment variable is not set.
       PicJaxError: the source cannot be read, is empty or is malformed (the message has the line).
     """
-    if source == 'generated':
-        return generator.generate(size, seed)
     is_hub = source.startswith('hub:')
     records = from_dataset(_download(source), source) if is_hub else _read_file(source, window)
     if not records:

@@ -17,6 +17,7 @@ class Record:
       answers: accepted answers (training uses the first); empty for plain text.
       group: records of one group never end up on two sides of a split.
       source: where the record stands, for messages: 'stories.jsonl:12'.
+      place: where in the context the answer is told, as a fraction of its length; None where that is not known.
     """
 
     context: str
@@ -24,6 +25,7 @@ class Record:
     answers: tuple[str, ...]
     group: str
     source: str
+    place: float | None = None
 
 
 def from_fields(fields: Mapping[str, Any], source: str) -> Record | None:

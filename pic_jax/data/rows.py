@@ -1,59 +1,150 @@
-"""Rows for pretraining a target: documents with questions and answers, and random tokens to copy."""
+"""Rows for pretraining a target: generated documents to read, repeat and unpack, and random tokens to copy."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from pic_jax.config import CorpusConfig, RowsConfig
+from pic_jax.data import generator
 from pic_jax.data.records import Record
 from pic_jax.data.tokenise import Template, encode, encode_question
 
-Row = tuple[np.ndarray, np.ndarray, np.ndarray]
+REPEAT = '\nRepeat the text:\n'
+FIRST_ID = 2  # random tokens leave out <s> and </s>
+Part = tuple[np.ndarray, str]  # ids, and the loss that they are targets of ('' is none)
 
 
-def document_rows(records: Sequence[Record], tokenizer, template: Template, length: int) -> list[Row]:
-    """One row per document: [bos][context][question][answer, eos] ..., as full-context reading meets it.
+class Row(NamedTuple):
+    """Tokens [T] int32, 0-padded, and per loss which of them are its targets, [T] bool."""
 
-    Returns:
-      (tokens int32 [length], is_text bool [length], is_answer bool [length]) with 0-padding; the first token is
-      no target. What does not fit in `length` is cut.
-    """
-    rows, groups = [], {}
-    for record in records:
-        groups.setdefault(record.context, []).append(record)
-    for context, questions in groups.items():
-        parts = [(np.array([tokenizer.bos_token_id], np.int32), False), (encode(tokenizer, context), False)]
-        for record in questions:
-            question, answer = encode_question(tokenizer, template, record.prompt, record.answers[0])
-            parts += [(question, False), (np.append(answer, np.int32(tokenizer.eos_token_id)), True)]
-        tokens = np.concatenate([ids for ids, _ in parts])[:length]
-        is_answer = np.concatenate([np.full(len(ids), flag) for ids, flag in parts])[:length]
-        pad = (0, length - len(tokens))
-        is_text = np.pad(~is_answer, pad)
-        is_text[0] = False
-        rows.append((np.pad(tokens, pad), is_text, np.pad(is_answer, pad)))
-    return rows
+    tokens: np.ndarray
+    targets: dict[str, np.ndarray]
 
 
 class RowBatches:
-    """Pretraining batches by step, a pure function of (seed, step)."""
+    """Pretraining batches by step: fresh documents in every step, a pure function of (seed, step)."""
 
-    def __init__(self, rows: Sequence[Row], batch_size: int, copy_shape: tuple[int, int], vocab_size: int, seed: int):
-        self._columns = [np.stack(column) for column in zip(*rows, strict=True)]
-        self._batch_size, self._copy_shape, self._vocab_size, self._seed = batch_size, copy_shape, vocab_size, seed
+    def __init__(
+        self, config: RowsConfig, corpus: CorpusConfig, tokenizer, template: Template, frequency_V: np.ndarray,
+        split: str, seed: int,
+    ):  # fmt: skip
+        """`frequency_V` is how often each id occurs in the corpus: rare tokens weigh more in mixtures."""
+        self._config, self._corpus, self._split, self._seed = config, corpus, split, seed
+        self._tokenizer, self._template = tokenizer, template
+        self._surprisal_V = -np.log((frequency_V + 1) / (frequency_V + 1).sum())
 
     def __getitem__(self, step: int) -> dict[str, dict[str, np.ndarray]]:
-        """{'document': {tokens, is_text, is_answer} [B, T], 'copy': {tokens, is_target} [C, U]}, (C, U) = copy_shape.
+        """The batch of a step.
 
-        A copy row is random tokens tiled with a period of 4 to U / 2; its targets start with the second period.
+        Returns:
+          per kind of row that has any: `tokens` int32 [B, T] and a bool [B, T] per loss: `text`, `answer` and `repeat`
+          of kind `document`; `mixture_answer` and `mixture_text` of kind `mixture`; `copy`. The tokens of
+          a `mixture` row stand behind the memory, which comes with `context` int32 [B, S], `weights` float32
+          [B, K, S] (slot by context token), and `slots` int32 [B], how many are used.
         """
-        rng = np.random.default_rng((self._seed, step))
-        tokens_NT, is_text_NT, is_answer_NT = self._columns
-        picks = rng.integers(len(tokens_NT), size=self._batch_size)
-        document = {'tokens': tokens_NT[picks], 'is_text': is_text_NT[picks], 'is_answer': is_answer_NT[picks]}
-        C, U = self._copy_shape
-        copy_CU, is_target_CU = np.zeros((C, U), np.int32), np.zeros((C, U), bool)
-        for row in range(C):
-            period = int(rng.integers(4, U // 2))
-            copy_CU[row] = np.resize(rng.integers(2, self._vocab_size, size=period), U)
-            is_target_CU[row, period:] = True
-        return {'document': document, 'copy': {'tokens': copy_CU, 'is_target': is_target_CU}}
+        config, rng = self._config, np.random.default_rng((self._seed, step))
+        per_step = config.documents + config.repeats + config.mixtures
+        numbers = iter(range(step * per_step, (step + 1) * per_step))
+
+        def draw() -> list[Record]:
+            return generator.document(self._corpus, self._split, self._seed, next(numbers))
+
+        batch = {}
+        if config.documents + config.repeats:
+            rows = [document_row(draw(), self._tokenizer, self._template, config) for _ in range(config.documents)]
+            rows += [repeat_row(draw()[0].context, self._tokenizer, config) for _ in range(config.repeats)]
+            batch['document'] = _stacked(rows, ('text', 'answer', 'repeat'))
+        if config.mixtures:
+            batch['mixture'] = self._mixtures([draw() for _ in range(config.mixtures)], rng)
+        if config.copies:
+            batch['copy'] = _stacked(
+                [copy_row(config, len(self._surprisal_V), rng) for _ in range(config.copies)], ('copy',)
+            )
+        return batch
+
+    def _mixtures(self, documents: list[list[Record]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        config = self._config
+        rows, S = [], config.mixture_slots * max(config.mixture_ratios)
+        contexts = [encode(self._tokenizer, records[0].context)[:S] for records in documents]
+        S = max(len(context) for context in contexts)
+        S = -(-S // 64) * 64  # few shapes
+        context_BS = np.zeros((len(documents), S), np.int32)
+        weights_BKS = np.zeros((len(documents), config.mixture_slots, S), np.float32)
+        slots_B = np.zeros(len(documents), np.int32)
+        for row, (context, records) in enumerate(zip(contexts, documents, strict=True)):
+            ratio = int(rng.choice(config.mixture_ratios))
+            context = context[: config.mixture_slots * ratio]
+            context_BS[row, : len(context)] = context
+            mixed = mixture_weights(self._surprisal_V[context], ratio, rng)
+            weights_BKS[row, : len(mixed), : len(context)] = mixed
+            slots_B[row] = len(mixed)
+            if row % 2:
+                parts = _repeated(self._tokenizer, context, 'mixture_text')
+            else:
+                parts = _questions(records, self._tokenizer, self._template, '', 'mixture_answer')
+            rows.append(_row(parts, config.text_length))
+        memory = {'context': context_BS, 'weights': weights_BKS, 'slots': slots_B}
+        return _stacked(rows, ('mixture_answer', 'mixture_text')) | memory
+
+
+def document_row(records: Sequence[Record], tokenizer, template: Template, config: RowsConfig) -> Row:
+    """[bos][context][question][answer, eos] ..., as full-context reading meets it; what does not fit is cut."""
+    context = encode(tokenizer, records[0].context)
+    parts = [(_bos(tokenizer), ''), (context, 'text'), *_questions(records, tokenizer, template, 'text', 'answer')]
+    return _row(parts, config.row_length)
+
+
+def repeat_row(context: str, tokenizer, config: RowsConfig) -> Row:
+    """[bos][context][marker][context, eos], the context cut so that both fit."""
+    room = (config.row_length - 2 - len(encode(tokenizer, REPEAT))) // 2
+    ids = encode(tokenizer, context)[:room]
+    return _row([(_bos(tokenizer), ''), (ids, 'text'), *_repeated(tokenizer, ids, 'repeat')], config.row_length)
+
+
+def copy_row(config: RowsConfig, vocab_size: int, rng: np.random.Generator) -> Row:
+    """Random tokens tiled with a random period; targets start with the second period."""
+    period = int(rng.integers(2, config.copy_period + 1))
+    tokens = np.resize(rng.integers(FIRST_ID, vocab_size, size=period), config.copy_length)
+    return Row(tokens.astype(np.int32), {'copy': np.arange(config.copy_length) >= period})
+
+
+def mixture_weights(surprisal_n: np.ndarray, ratio: int, rng: np.random.Generator) -> np.ndarray:
+    """[k, n] weights of the tokens in each slot of `ratio` tokens.
+
+    A token weighs its surprisal times a random factor, so content words stand out; each slot's weights have length 1,
+    so that a mixture is about as long as a word embedding.
+    """
+    n = len(surprisal_n)
+    weight_n = surprisal_n * rng.uniform(0.5, 1.0, n)
+    weights_kn = np.where(np.arange(n)[None] // ratio == np.arange(-(-n // ratio))[:, None], weight_n[None], 0)
+    return (weights_kn / np.linalg.norm(weights_kn, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _questions(records, tokenizer, template: Template, question_loss: str, answer_loss: str) -> list[Part]:
+    parts = []
+    for record in records:
+        question, answer = encode_question(tokenizer, template, record.prompt, record.answers[0])
+        parts += [(question, question_loss), (np.append(answer, np.int32(tokenizer.eos_token_id)), answer_loss)]
+    return parts
+
+
+def _repeated(tokenizer, ids: np.ndarray, loss: str) -> list[Part]:
+    return [(encode(tokenizer, REPEAT), ''), (np.append(ids, np.int32(tokenizer.eos_token_id)), loss)]
+
+
+def _bos(tokenizer) -> np.ndarray:
+    return np.array([tokenizer.bos_token_id], np.int32)
+
+
+def _row(parts: Sequence[Part], length: int) -> Row:
+    tokens = np.concatenate([ids for ids, _ in parts])[:length]
+    losses = np.concatenate([np.full(len(ids), loss, 'U16') for ids, loss in parts])[:length]
+    pad = (0, length - len(tokens))
+    return Row(np.pad(tokens, pad), {name: np.pad(losses == name, pad) for name in set(losses) - {''}})
+
+
+def _stacked(rows: Sequence[Row], losses: tuple[str, ...]) -> dict[str, np.ndarray]:
+    nothing = np.zeros(len(rows[0].tokens), bool)
+    targets = {name: np.stack([row.targets.get(name, nothing) for row in rows]) for name in losses}
+    return {'tokens': np.stack([row.tokens for row in rows])} | targets

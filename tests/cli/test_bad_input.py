@@ -68,7 +68,7 @@ SETTINGS = [
     (['--config.data.source=fields.jsonl'], 1, ['fields.jsonl:2', 'expected text, or context with prompt']),
     (['--config.data.source=latin.txt'], 1, ['latin.txt: byte 3 is not UTF-8 text']),
     (['--config.data.validation=400'], 2, ['data.validation=400', 'the 24 groups of the source']),
-    (['--config.data.min_context=23', '--config.data.target_length=420'], 1, ['all 15 documents are too short']),
+    (['--config.data.min_context=23', '--config.data.target_length=450'], 1, ['all 15 documents are too short']),
     (['--config.data.buckets=(8, 16)'], 2, ['data.buckets=(8, 16)', 'data.context_length=24']),
     (['--config.data.target_length=508', '--config.data.source=long.jsonl'], 2, ['objective.lm needs 516 positions',
                                                                                 'the model has 512']),

@@ -4,6 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from pic_jax.config import CorpusConfig
 from pic_jax.data import generator, tokenise
 
 
@@ -19,7 +20,8 @@ def tokenizer_folder(tmp_path_factory):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator([record.context for record in generator.generate(50, seed=0)], trainer)
+    records = generator.generate(CorpusConfig(), 'train', 50, seed=0)
+    bpe.train_from_iterator([record.context for record in records], trainer)
     bpe.post_processor = processors.TemplateProcessing(single='<s> $A', special_tokens=[('<s>', 1)])
     folder = tmp_path_factory.mktemp('tokenizer')
     fast = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token='<s>', eos_token='</s>', unk_token='<unk>')

@@ -3,7 +3,7 @@ import pytest
 
 from pic_jax.config import DataConfig
 from pic_jax.data import tokenise
-from pic_jax.data.examples import TokenisedRecord, make_example, tokenise_records
+from pic_jax.data.examples import TokenisedRecord, make_example, packed, tokenise_records
 from pic_jax.data.records import Record
 from pic_jax.errors import ConfigError, PicJaxError
 
@@ -22,7 +22,15 @@ def question(length=3):
 
 
 def unpack(example):
-    return example.context.tolist(), {n: (t.tokens.tolist(), t.scored_from) for n, t in example.targets.items()}
+    """Context, and per objective its tokens and those of them that count."""
+    return example.context.tolist(), {
+        name: (target.tokens.tolist(), target.tokens[target.is_target].tolist())
+        for name, target in example.targets.items()
+    }
+
+
+def whole(*tokens):
+    return [*tokens], [*tokens]
 
 
 @pytest.mark.parametrize(
@@ -36,25 +44,66 @@ def unpack(example):
 )
 def test_lm_window(length, context, continuation):
     example = make_example(document(length), CFG, ('lm',), EOS, None)
-    assert unpack(example) == (context, {'lm': (continuation, 0)})
+    assert unpack(example) == (context, {'lm': whole(*continuation)})
     assert example.context.dtype == example.targets['lm'].tokens.dtype == np.int32
 
 
 def test_ae_alone_reserves_nothing():
-    assert unpack(make_example(document(3), CFG, ('ae',), EOS, None)) == ([10, 11, 12], {'ae': ([10, 11, 12, EOS], 0)})
-    assert unpack(make_example(document(9), CFG, ('ae',), None, None))[1] == {'ae': ([10, 11, 12, 13], 0)}
+    assert unpack(make_example(document(3), CFG, ('ae',), EOS, None)) == ([10, 11, 12], {'ae': whole(10, 11, 12, EOS)})
+    assert unpack(make_example(document(9), CFG, ('ae',), None, None))[1] == {'ae': whole(10, 11, 12, 13)}
 
 
 def test_ae_and_lm_share_the_window():
     context, targets = unpack(make_example(document(5), CFG, ('ae', 'lm'), EOS, None))
-    assert (context, targets) == ([10, 11, 12], {'ae': ([10, 11, 12, EOS], 0), 'lm': ([13, 14], 0)})
+    assert (context, targets) == ([10, 11, 12], {'ae': whole(10, 11, 12, EOS), 'lm': whole(13, 14)})
 
 
 def test_ft_scores_the_answer_only():
     example = make_example(question(), CFG, ('ft', 'ae'), EOS, np.random.default_rng(0))
-    assert unpack(example) == ([5, 5, 5], {'ae': ([5, 5, 5, EOS], 0), 'ft': ([6, 7, 8, 9, EOS], 2)})
+    assert unpack(example) == ([5, 5, 5], {'ae': whole(5, 5, 5, EOS), 'ft': ([6, 7, 8, 9, EOS], [8, 9, EOS])})
     assert (example.prompt, example.golds, example.source) == ('why?', ('so', 'thus'), 'q')
-    assert unpack(make_example(question(), CFG, ('ft',), None, None))[1] == {'ft': ([6, 7, 8, 9], 2)}
+    assert unpack(make_example(question(), CFG, ('ft',), None, None))[1] == {'ft': ([6, 7, 8, 9], [8, 9])}
+
+
+CONTEXTS = [np.array(ids, np.int32) for ids in ([5, 5], [5, 5])]  # equal, but two documents
+
+
+def asked(context, number, length=2):
+    question, answer = np.full(length, 10 * number, np.int32), np.array([10 * number + 1], np.int32)
+    return TokenisedRecord(CONTEXTS[context], question, answer, f'q{number}', (f'a{number}',), f's{number}')
+
+
+def packs(records, questions_per_example, answer_length, eos_id=EOS):
+    cfg = DataConfig(questions_per_example=questions_per_example, answer_length=answer_length)
+    results = packed(records, cfg, eos_id)
+    for record in results:
+        tokens = make_example(record, cfg, ('ft',), eos_id, None).targets['ft'].tokens
+        assert len(tokens) <= answer_length
+    return [[int(answer[0]) // 10 for _, answer in ((r.question, r.answer), *r.more)] for r in results]
+
+
+def test_questions_on_a_context_become_one_example_of_so_many():
+    records = [asked(0, number) for number in range(1, 6)] + [asked(1, 6), asked(1, 7)]
+    assert packs(records, 1, 100) == [[1], [2], [3], [4], [5], [6], [7]]
+    assert packs(records, 2, 100) == [[1, 2], [3, 4], [5], [6, 7]]
+    assert packs(records, 9, 100) == [[1, 2, 3, 4, 5], [6, 7]]
+    assert packed(records, DataConfig(), EOS) == records
+
+
+def test_questions_are_packed_as_far_as_answer_length_reaches():
+    records = [asked(0, 1), asked(0, 2), asked(0, 3, length=4), asked(0, 4)]  # 4, 4, 6, 4 tokens with the end
+    assert packs(records, 9, 8) == [[1, 2], [3], [4]]
+    assert packs(records, 9, 13) == [[1, 2], [3, 4]]
+    assert packs(records, 9, 14) == [[1, 2, 3], [4]]
+    assert packs(records, 9, 14, eos_id=None) == [[1, 2, 3, 4]]  # 3, 3, 5, 3 tokens
+
+
+def test_every_packed_question_has_its_own_scored_answer():
+    (record,) = packed([asked(0, 1), asked(0, 2)], DataConfig(questions_per_example=2), EOS)
+    example = make_example(record, CFG, ('ft',), EOS, None)
+    assert unpack(example) == ([5, 5], {'ft': ([10, 10, 11, EOS, 20, 20, 21, EOS], [11, EOS, 21, EOS])})
+    assert (example.prompt, example.golds, example.source) == ('q1', ('a1',), 's1')
+    assert unpack(make_example(record, CFG, ('ft',), None, None))[1] == {'ft': ([10, 10, 11, 20, 20, 21], [11, 21])}
 
 
 def test_random_start_reaches_every_window_and_no_further():
@@ -93,6 +142,7 @@ def test_short_documents_are_dropped_and_counted(tokenizer):
 def test_a_context_is_encoded_once(tokenizer):
     kept, _ = tokenised(tokenizer, records('six cats', 'six cats', prompt='q?', answers=('six',)), ('ft',))
     assert kept[0].context is kept[1].context
+    assert len(packed(kept, DataConfig(questions_per_example=2), EOS)) == 1
     assert tokenizer.decode(kept[0].context) == 'six cats'
     assert tokenizer.decode(np.concatenate([kept[0].question, kept[0].answer])) == 'Question: q?\nAnswer: six'
 

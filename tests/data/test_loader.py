@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from pic_jax.config import DataConfig
-from pic_jax.data import examples, readers, tokenise
+from pic_jax.config import CorpusConfig, DataConfig
+from pic_jax.data import examples, generator, readers, tokenise
 from pic_jax.data.examples import TokenisedRecord
 from pic_jax.data.loader import Batches, eval_batches
+from pic_jax.data.prepare import prepare
 from pic_jax.errors import ConfigError, PicJaxError
 
 EOS = 2
@@ -77,6 +78,14 @@ def test_answer_targets_literally():
     assert batch['ft']['is_target'].tolist() == [[False, False, True, True, False, False]]
 
 
+def test_targets_of_several_questions_literally():
+    context, question, answer = (np.array(ids, np.int32) for ids in ([5, 5], [6], [8]))
+    record = TokenisedRecord(context, question, answer, 'q', ('a',), '', more=((question, answer),))
+    (batch,) = eval_batches([record], CFG, ('ft',), EOS, batch_size=1, limit=1)
+    assert batch['ft']['tokens'].tolist() == [[6, 8, EOS, 6, 8, EOS]]
+    assert batch['ft']['is_target'].tolist() == [[False, True, True, False, True, True]]
+
+
 @pytest.mark.parametrize(('length', 'bucket'), [(7, 4), (8, 8), (30, 8)])
 def test_bucket_is_the_smallest_that_holds_the_batch(length, bucket):
     (batch,) = eval_batches(documents(5, length), CFG, ('ae', 'lm'), EOS, batch_size=2, limit=2)
@@ -111,19 +120,22 @@ def test_refusals():
         Batches(documents(9), CFG, ('lm',), EOS, batch_size=1, seed=0)[-1]
 
 
-def first_batch(source, objectives, tokenizer):
-    cfg = DataConfig(source=source, context_length=400, size=20)
-    parts = readers.split(readers.read(source, cfg.size, 0, 100), validation=2, test=2)
+def first_batch(source, objectives, tokenizer, context_length=600):
+    cfg = DataConfig(source=source, context_length=context_length, size=20, validation=2, test=2)
     template = tokenise.template('plain', tokenizer)
-    records, dropped = examples.tokenise_records(parts['train'], tokenizer, template, cfg, objectives, EOS)
+    parts, dropped = prepare(cfg, objectives, tokenizer, template, EOS, ('train', 'validation', 'test'))
     assert dropped == 0
-    return records, Batches(records, cfg, objectives, EOS, batch_size=4, seed=0)[0]
+    return parts, Batches(parts['train'], cfg, objectives, EOS, batch_size=4, seed=0)[0]
 
 
 def test_from_generated_questions_to_batch(tokenizer):
-    records, batch = first_batch('generated', ('ae', 'ft'), tokenizer)
+    parts, batch = first_batch('generated', ('ae', 'ft'), tokenizer)
+    questions = DataConfig().corpus.questions
+    assert {name: len(part) for name, part in parts.items()} == {
+        'train': 20 * questions, 'validation': 2 * questions, 'test': 2 * questions,
+    }  # fmt: skip
     for row in range(4):
-        record = records[batch['index'][row]]
+        record = parts['train'][batch['index'][row]]
         context = tokenizer.decode(batch['context'][row, : batch['context_length'][row]])
         answer = tokenizer.decode(batch['ft']['tokens'][row][batch['ft']['is_target'][row]])
         assert answer == f' {record.golds[0]}</s>'
@@ -131,19 +143,26 @@ def test_from_generated_questions_to_batch(tokenizer):
 
 
 def test_from_text_file_to_batch(tokenizer, tmp_path):
-    text = '\n\n'.join(record.context for record in readers.documents(readers.read('generated', 20, 0, 0)))
+    records = generator.generate(CorpusConfig(questions=1), 'train', 20, seed=0)
+    text = '\n\n'.join(record.context for record in records)
     (tmp_path / 'notes.txt').write_text(text)
-    _, batch = first_batch(str(tmp_path / 'notes.txt'), ('lm',), tokenizer)
+    _, batch = first_batch(str(tmp_path / 'notes.txt'), ('lm',), tokenizer, context_length=100)
     for row in range(4):
         context = batch['context'][row, : batch['context_length'][row]]
         assert tokenizer.decode(np.concatenate([context, batch['lm']['tokens'][row]])) in text
+
+
+def test_generated_documents_are_texts_without_questions(tokenizer):
+    parts, batch = first_batch('generated', ('lm',), tokenizer)
+    assert {name: len(part) for name, part in parts.items()} == {'train': 20, 'validation': 2, 'test': 2}
+    assert batch['lm']['is_target'].all()
 
 
 def test_real_stories(assets, monkeypatch):
     monkeypatch.setenv('PIC_JAX_ASSETS', str(assets))
     cfg = DataConfig(source='$PIC_JAX_ASSETS/tinystories.jsonl', validation=100, test=300)
     tokenizer = tokenise.load_tokenizer(assets / 'stories260K-hf')
-    test = readers.split(readers.read(cfg.source, 0, 0, 256), cfg.validation, cfg.test)['test'][:40]
+    test = readers.split(readers.read(cfg.source, 256), cfg.validation, cfg.test)['test'][:40]
     template = tokenise.template('plain', tokenizer)
     records, dropped = examples.tokenise_records(test, tokenizer, template, cfg, ('lm',), tokenizer.eos_token_id)
     assert len(records) + dropped == 40

@@ -15,7 +15,7 @@ def write(folder, name, *lines):
 
 
 def read(source, window=10):
-    return readers.read(source, size=2, seed=0, window=window)
+    return readers.read(source, window)
 
 
 def test_jsonl_text_and_questions(tmp_path):

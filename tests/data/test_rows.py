@@ -1,0 +1,208 @@
+"""Rows for pretraining: with a tokenizer of characters they can be written down."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from pic_jax.config import CorpusConfig, RowsConfig
+from pic_jax.data import lexicon
+from pic_jax.data.generator import split_of
+from pic_jax.data.records import Record
+from pic_jax.data.rows import REPEAT, RowBatches, copy_row, document_row, mixture_weights, repeat_row
+from pic_jax.data.tokenise import Template, template
+
+SHORT = Template(before='', between='?', after='=', lead=' ')
+
+
+class Characters:
+    """One token per character; ^ and $ begin and end."""
+
+    bos_token_id, eos_token_id = ord('^'), ord('$')
+
+    def __call__(self, text, **_):
+        return {'input_ids': [ord(character) for character in text]}
+
+
+def drawn(row):
+    """The tokens as text, padding as _, and which of them are targets of which loss."""
+    text = ''.join(map(chr, row.tokens)).replace('\0', '_')
+    return text, {name: ''.join('.#'[int(target)] for target in mask) for name, mask in row.targets.items()}
+
+
+def records(*pairs, context='abc'):
+    return [Record(context, prompt, (answer, 'other'), 'group', 'source') for prompt, answer in pairs]
+
+
+def test_document_row_literally():
+    rows = RowsConfig(documents=1, row_length=20)
+    row = document_row(records(('x', 'yes'), ('z', 'no')), Characters(), SHORT, rows)
+    assert drawn(row) == (
+        '^abc?x= yes$?z= no$_',
+        {
+            'text': '.######.....###.....',
+            'answer': '.......#####...####.',
+        },
+    )
+    assert row.tokens.dtype == np.int32
+
+
+def test_what_does_not_fit_a_document_row_is_cut():
+    rows = RowsConfig(documents=1, row_length=9)
+    row = document_row(records(('x', 'yes'), ('z', 'no')), Characters(), SHORT, rows)
+    assert drawn(row) == ('^abc?x= y', {'text': '.######..', 'answer': '.......##'})
+
+
+@pytest.mark.parametrize(
+    ('context', 'kept', 'padding'),
+    [('abcdef', 'abcd', 0), ('abcd', 'abcd', 0), ('ab', 'ab', 4)],
+)
+def test_repeat_row_literally(context, kept, padding):
+    row = repeat_row(context, Characters(), RowsConfig(repeats=1, row_length=10 + len(REPEAT)))
+    marker, n = '.' * len(REPEAT), len(kept)
+    assert drawn(row) == (
+        f'^{kept}{REPEAT}{kept}$' + '_' * padding,
+        {
+            'text': '.' + '#' * n + marker + '.' * (n + 1 + padding),
+            'repeat': '.' * (n + 1) + marker + '#' * (n + 1) + '.' * padding,
+        },
+    )
+
+
+def test_copy_rows_repeat_with_the_period_where_targets_start():
+    rows = RowsConfig(copies=1, copy_length=16, copy_period=8)
+    drawn_rows = [copy_row(rows, 30, np.random.default_rng(seed)) for seed in range(100)]
+    periods = [int(np.argmax(row.targets['copy'])) for row in drawn_rows]
+    assert set(periods) == set(range(2, 9))
+    for row, period in zip(drawn_rows, periods, strict=True):
+        assert row.targets['copy'].tolist() == [False] * period + [True] * (16 - period)
+        assert np.array_equal(row.tokens[period:], row.tokens[:-period])
+        assert row.tokens.dtype == np.int32
+    ids = np.concatenate([row.tokens for row in drawn_rows])
+    assert set(ids) == set(range(2, 30))  # not <s> and </s>
+
+
+class Ones:
+    def uniform(self, low, high, size):
+        return np.ones(size)
+
+
+def test_mixture_weights_literally():
+    weights = mixture_weights(np.array([3.0, 4.0, 5.0, 12.0, 2.0]), 2, Ones())
+    np.testing.assert_allclose(
+        weights, [[3 / 5, 4 / 5, 0, 0, 0], [0, 0, 5 / 13, 12 / 13, 0], [0, 0, 0, 0, 1]], rtol=1e-6
+    )
+    assert weights.dtype == np.float32
+    rng = np.random.default_rng(0)
+    one, other = (mixture_weights(np.array([3.0, 4.0]), 2, rng) for _ in range(2))
+    assert not np.array_equal(one, other)
+
+
+ROWS = RowsConfig(
+    documents=3, repeats=2, mixtures=4, copies=2, row_length=320, text_length=280,
+    mixture_slots=40, mixture_ratios=(2, 4, 8), copy_length=16, copy_period=8,
+)  # fmt: skip
+CORPUS = CorpusConfig(facts_per_context=5, words=1, questions=2)
+
+
+@pytest.fixture
+def make_batches(tokenizer):
+    frequency = np.arange(len(tokenizer))
+
+    def make(split='train', seed=0, rows=ROWS):
+        return RowBatches(rows, CORPUS, tokenizer, template('plain', tokenizer), frequency, split, seed)
+
+    return make
+
+
+def flat(batch):
+    return {f'{kind}/{name}': array for kind, rows in batch.items() for name, array in rows.items()}
+
+
+def test_batches_depend_on_seed_and_step_only(make_batches):
+    first, second = make_batches(), make_batches()
+    forward = [flat(first[step]) for step in range(3)]
+    backward = [flat(second[step]) for step in reversed(range(3))][::-1]
+    for one, other in zip(forward, backward, strict=True):
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    rows = lambda batch, name: {row.tobytes() for row in batch[name]}
+    for other in (forward[1], flat(make_batches(seed=1)[0]), flat(make_batches('validation')[0])):
+        for name in ('document/tokens', 'mixture/tokens', 'copy/tokens'):
+            assert not rows(forward[0], name) & rows(other, name), name
+
+
+def test_random_rows_depend_on_the_seed_too(make_batches):
+    only = dataclasses.replace(ROWS, documents=0, repeats=0, mixtures=0)
+    one, other = (make_batches(seed=seed, rows=only)[0]['copy']['tokens'] for seed in (0, 1))
+    assert not np.array_equal(one, other)
+
+
+def test_a_step_has_the_rows_and_losses_of_its_settings(make_batches):
+    batch = make_batches()[0]
+    assert {kind: set(rows) for kind, rows in batch.items()} == {
+        'document': {'tokens', 'text', 'answer', 'repeat'},
+        'mixture': {'tokens', 'mixture_answer', 'mixture_text', 'context', 'weights', 'slots'},
+        'copy': {'tokens', 'copy'},
+    }
+    shapes = {kind: rows['tokens'].shape for kind, rows in batch.items()}
+    assert shapes == {'document': (5, 320), 'mixture': (4, 280), 'copy': (2, 16)}
+    document, mixture = batch['document'], batch['mixture']
+    assert document['answer'].any(1).tolist() == [True] * 3 + [False] * 2
+    assert document['repeat'].any(1).tolist() == [False] * 3 + [True] * 2
+    assert mixture['mixture_answer'].any(1).tolist() == [True, False, True, False]
+    assert mixture['mixture_text'].any(1).tolist() == [False, True, False, True]
+
+
+def test_a_token_is_a_target_of_one_loss_at_the_most(make_batches):
+    for rows in make_batches()[0].values():
+        masks = [array for array in rows.values() if array.dtype == bool]
+        assert np.max(np.sum(masks, axis=0)) == 1
+
+
+def test_mixtures_cover_each_token_once_with_weights_of_length_one(make_batches):
+    ratios = set()
+    for step in range(4):
+        mixture = make_batches()[step]['mixture']
+        for context, weights, k in zip(mixture['context'], mixture['weights'], mixture['slots'], strict=True):
+            np.testing.assert_allclose(np.linalg.norm(weights[:k], axis=1), 1, rtol=1e-5)
+            assert not weights[k:].any()
+            n, ratio = np.count_nonzero(weights.any(0)), np.count_nonzero(weights[0])
+            ratios.add(ratio)
+            assert k == -(-n // ratio) <= ROWS.mixture_slots
+            assert np.array_equal(weights[:k, :n] > 0, np.arange(n)[None] // ratio == np.arange(k)[:, None])
+            assert not context[n:].any()
+    assert ratios == set(ROWS.mixture_ratios)
+
+
+def test_a_mixture_of_a_text_is_answered_with_the_text(make_batches, tokenizer):
+    mixture = make_batches()[0]['mixture']
+    for row in (1, 3):
+        n = np.count_nonzero(mixture['weights'][row].any(0))
+        target = mixture['tokens'][row][mixture['mixture_text'][row]]
+        assert target.tolist() == [*mixture['context'][row, :n], tokenizer.eos_token_id]
+        answer = tokenizer.decode(mixture['tokens'][row - 1][mixture['mixture_answer'][row - 1]])
+        assert re.fullmatch(r'( \w+</s>){2}', answer)
+
+
+def test_rarer_tokens_weigh_more(make_batches):
+    """`frequency` grows with the id, and a factor of 0.5 to 1 hides differences of less than two."""
+    for mixture in (make_batches()[step]['mixture'] for step in range(4)):
+        for context, weights in zip(mixture['context'], mixture['weights'], strict=True):
+            surprisal = -np.log((context + 1) / np.arange(1, 501).sum())
+            for slot in weights[weights.any(1)]:
+                own = np.flatnonzero(slot)
+                i, j = own[np.argmax(surprisal[own])], own[np.argmin(surprisal[own])]
+                assert surprisal[i] < 2 * surprisal[j] or slot[i] > slot[j]
+
+
+def test_rows_of_a_split_tell_of_its_own_people(make_batches, tokenizer):
+    """So train and validation share no document."""
+    names = re.compile(rf'\b((?:{"|".join(lexicon.GIVEN)}) (?:{"|".join(lexicon.SURNAMES)}))\b')
+    for split in ('train', 'validation'):
+        batch = make_batches(split)[0]
+        rows = [*batch['document']['tokens'], *batch['mixture']['context'], *batch['mixture']['tokens'][::2]]
+        people = {person for row in rows for person in names.findall(tokenizer.decode(row))}
+        assert len(people) > 20
+        assert {split_of(person) for person in people} == {split}
