@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from pic_jax.cli.settings import resolve
     from pic_jax.config import to_mapping
     from pic_jax.errors import ConfigError
-    from pic_jax.evaluation import harness, tables
+    from pic_jax.evaluation import harness, metrics, tables
     from pic_jax.files import write_text
     from pic_jax.run import check_fits
 
@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     )
     rows, answers = harness.evaluate(run, trained.trainable, records, args.examples)
     origin = {'split': args.split, 'source': config.data.source, 'seed': config.seed}
+    if any(row.metric == 'bleu4' for row in rows):
+        origin['bleu_signature'] = metrics.bleu_signature()
     write_text(workdir / 'results.json', json.dumps(origin | {'rows': tables.to_dicts(rows)}, indent=1) + '\n')
     if answers:
         write_text(workdir / 'answers.json', json.dumps(answers, indent=1) + '\n')

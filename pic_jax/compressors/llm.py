@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from pic_jax.compressors import windows
-from pic_jax.compressors.base import SPECIALS
+from pic_jax.compressors.base import init_specials, like_words
 from pic_jax.config import CompressorConfig
 from pic_jax.errors import ConfigError
 from pic_jax.masks import Layout, make_layout, num_embeddings
@@ -29,18 +29,10 @@ class LLMCompressor:
         Returns:
           {'memory_embeddings': [m, D], 'special': {name: [D]}, 'lora': {...}, 'projector': {...}}, float32.
         """
-        memory_key, lora_key, projector_key, *special_keys = jax.random.split(key, 3 + len(SPECIALS))
-        table_VD = jnp.asarray(base['embed_tokens']['embedding'], jnp.float32)
-        mean_D, std_D = jnp.mean(table_VD, axis=0), jnp.std(table_VD, axis=0)
-        D = table_VD.shape[1]
-
-        def like_words(key: jax.Array, *shape: int) -> jax.Array:
-            noise = jax.random.normal(key, (*shape, D))
-            return mean_D.reshape((1,) * len(shape) + (D,)) + std_D.reshape((1,) * len(shape) + (D,)) * noise
-
+        memory_key, lora_key, projector_key, special_key = jax.random.split(key, 4)
         return {
-            'memory_embeddings': like_words(memory_key, num_embeddings(self.config)),
-            'special': {name: like_words(k) for name, k in zip(SPECIALS, special_keys, strict=True)},
+            'memory_embeddings': like_words(memory_key, base, num_embeddings(self.config)),
+            'special': init_specials(special_key, base),
             'lora': init_lora(lora_key, base, self.config.lora),
             'projector': self._init_projector(projector_key, base),
         }
@@ -88,15 +80,19 @@ class LLMCompressor:
         Returns:
           projected states [R, k, D] of the slots, and keys and values of all n + k positions.
         """
+        variables, x_RSD = self.encoder_input(base, trainable, tokens_Rn, embedding_index_k)
+        hidden_RSD, key_values = self.decoder.apply(variables, x_RSD, positions_RS, mask_RTS, past)
+        return self._project(trainable, hidden_RSD[:, tokens_Rn.shape[1] :]), key_values
+
+    def encoder_input(self, base, trainable, tokens_Rn, embedding_index_k) -> tuple[dict[str, Any], jax.Array]:
+        """The adapted decoder's variables, and the embeddings [R, n + k, D] of [n tokens][k slots]."""
         tokens_RnD = self.decoder.apply({'params': base}, tokens_Rn, method='embed')
         slots_kD = trainable['memory_embeddings'][embedding_index_k].astype(self.decoder.dtype)
         slots_RkD = jnp.broadcast_to(slots_kD[None], (tokens_Rn.shape[0], *slots_kD.shape))
-        x_RSD = jnp.concatenate([tokens_RnD, slots_RkD], axis=1)
         variables = {'params': base}
         if trainable['lora']:
             variables['lora'] = scaled(trainable['lora'], self.config.lora)
-        hidden_RSD, key_values = self.decoder.apply(variables, x_RSD, positions_RS, mask_RTS, past)
-        return self._project(trainable, hidden_RSD[:, tokens_Rn.shape[1] :]), key_values
+        return variables, jnp.concatenate([tokens_RnD, slots_RkD], axis=1)
 
     def _project(self, trainable: dict[str, Any], x: jax.Array) -> jax.Array:
         """The projector, applied to [..., D]."""

@@ -14,9 +14,10 @@ from pic_jax.data.prepare import prepare
 from pic_jax.errors import PicJaxError
 from pic_jax.evaluation.controls import CONTROLS, View, control_view
 from pic_jax.evaluation.metrics import bootstrap_interval, exact_match, f1, gap_share
+from pic_jax.evaluation.reconstruction import reconstruct, score_reconstructions
 from pic_jax.models.generation import generate
 from pic_jax.models.inputs import from_memory
-from pic_jax.models.scoring import nll, text_logits
+from pic_jax.models.scoring import hits, nll, text_logits
 from pic_jax.run import Program, Run, full_context_fits
 
 RESAMPLES = 1000
@@ -40,19 +41,33 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Per example: nats and tokens [n] of each objective, and k [n], the vectors the decoder read."""
+    """Per example: nats, target tokens and how many of them are the decoder's first choice, each [n] per objective;
+    and k [n], the vectors the decoder read."""
 
     nats: dict[str, np.ndarray]
     tokens: dict[str, np.ndarray]
+    hits: dict[str, np.ndarray]
     k: np.ndarray
 
     def per_token(self, objective: str) -> float:
         """Mean nats per target token over all examples."""
         return float(self.nats[objective].sum() / self.tokens[objective].sum())
 
+    def accuracy(self, objective: str) -> float:
+        """Share of the target tokens of all examples that are the first choice where the right text precedes."""
+        return float(self.hits[objective].sum() / self.tokens[objective].sum())
+
+    def exact(self, objective: str) -> float:
+        """Share of the examples whose every target token is the first choice where the right text precedes."""
+        return float(np.mean(self.hits[objective] == self.tokens[objective]))
+
     def resampled(self, objective: str, picks: np.ndarray) -> np.ndarray:
         """`per_token` of each row of example indices in `picks` [resamples, n]."""
         return self.nats[objective][picks].sum(axis=1) / self.tokens[objective][picks].sum(axis=1)
+
+    def resampled_accuracy(self, objective: str, picks: np.ndarray) -> np.ndarray:
+        """`accuracy` of each row of example indices in `picks` [resamples, n]."""
+        return self.hits[objective][picks].sum(axis=1) / self.tokens[objective][picks].sum(axis=1)
 
 
 def held_out(run: Run, split: str) -> list[TokenisedRecord]:
@@ -82,14 +97,15 @@ def score(
     columns: dict[str, list] = {name: [] for name in methods}
     for batch in batches_of(run, records, limit):
         real = batch['index'] >= 0
-        for name, (totals, k_B) in _score_batch(run.program, tuple(methods), run.base, trainable, batch).items():
-            columns[name].append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], (totals, k_B)))
+        for name, scored in _score_batch(run.program, tuple(methods), run.base, trainable, batch).items():
+            columns[name].append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], scored))
     scores = {}
     for name, parts in columns.items():
-        totals, k = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        totals, hit, k = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         scores[name] = Scores(
             {objective: total.nats for objective, total in totals.items()},
             {objective: total.tokens for objective, total in totals.items()},
+            hit,
             k,
         )
     return scores
@@ -119,26 +135,29 @@ def answer(
 def evaluate(
     run: Run, trainable: dict[str, Any], records: Sequence[TokenisedRecord], limit: int
 ) -> tuple[list[Row], dict[str, list[str]]]:
-    """The whole table: nats per token and share of the gap for every objective, EM and F1 for questions.
+    """The whole table: nats per token and share of the gap for every objective.
+
+    For questions also EM and F1, and EM by the quarter of the context in which the answer is told. For reconstruction
+    also the accuracy of tokens that follow the right text, and, for the method alone, scores of what it writes itself.
 
     Returns:
       the rows, and each method's answers where the run has questions.
     """
-    methods = methods_of(run)
+    methods, names, records = methods_of(run), run.config.objective.names, records[:limit]
     scores = score(run, trainable, records, methods, limit)
-    names = run.config.objective.names
-    length = np.mean([context_tokens(record, run.config.data, names) for record in records[:limit]])
+    length = np.mean([context_tokens(record, run.config.data, names) for record in records])
     rows, answers = [], {}
 
-    def add(method: str, task: str, metric: str, value: float, interval: tuple[float, float]) -> None:
+    def add(
+        method: str, task: str, metric: str, value: float, interval: tuple[float, float], n: int = len(records)
+    ) -> None:
         k = float(scores[method].k.mean())
         ratio = float(length / k) if k else float('inf')
-        rows.append(Row(method, ratio, k, task, metric, value, *interval, n=len(scores[method].k)))
+        rows.append(Row(method, ratio, k, task, metric, value, *interval, n=n))
 
     # The same resampled examples for every method, so that shares of the gap are resampled in pairs.
-    n = len(next(iter(scores.values())).k)
-    picks = np.random.default_rng(run.config.seed).integers(n, size=(RESAMPLES, n))
-    for objective in run.config.objective.names:
+    picks = np.random.default_rng(run.config.seed).integers(len(records), size=(RESAMPLES, len(records)))
+    for objective in names:
         value = {method: scores[method].per_token(objective) for method in methods}
         drawn = {method: scores[method].resampled(objective, picks) for method in methods}
         for method in methods:
@@ -149,15 +168,36 @@ def evaluate(
                 columns = drawn['no_context'], drawn['full_context'], drawn[method]
                 shares = np.array([gap_share(*row) for row in zip(*columns, strict=True)])
                 add(method, TASKS[objective], 'gap_share', share, _interval(shares))
-    if 'ft' in run.config.objective.names:
-        golds = [record.golds for record in records[:limit]]
+    if 'ae' in names:
+        for method in methods:
+            interval = _interval(scores[method].resampled_accuracy('ae', picks))
+            add(method, 'reconstruction', 'token_accuracy', scores[method].accuracy('ae'), interval)
+        written = reconstruct(run, trainable, batches_of(run, records, limit))
+        for metric, (value, drawn) in score_reconstructions(run.tokenizer, written, picks).items():
+            add(run.config.compressor.method, 'reconstruction', metric, value, _interval(drawn))
+    if 'ft' in names:
         for method in methods:
             answers[method] = answer(run, trainable, records, method, limit)
-            for metric, rule in (('em', exact_match), ('f1', f1)):
-                values = [rule(text, gold) for text, gold in zip(answers[method], golds, strict=True)]
+            for task, metric, values in _marks(records, answers[method]):
                 interval = bootstrap_interval(values, run.config.seed)
-                add(method, 'qa', metric, float(np.mean(values)), interval)
+                add(method, task, metric, float(np.mean(values)), interval, len(values))
     return rows, answers
+
+
+def _marks(records: Sequence[TokenisedRecord], texts: Sequence[str]) -> Iterator[tuple[str, str, list[float]]]:
+    """(task, metric, marks of the answers), over all records and for each quarter of the context that has some."""
+    em = [exact_match(text, record.golds) for text, record in zip(texts, records, strict=True)]
+    yield 'qa', 'em', em
+    yield 'qa', 'f1', [f1(text, record.golds) for text, record in zip(texts, records, strict=True)]
+    for quarter in range(4):
+        marks = [mark for mark, record in zip(em, records, strict=True) if _quarter(record.place) == quarter]
+        if marks:
+            yield 'qa_by_position', f'em_q{quarter + 1}', marks
+
+
+def _quarter(place: float | None) -> int | None:
+    """0 to 3 for a fraction of the context; the end counts to the last."""
+    return None if place is None else min(int(4 * place), 3)
 
 
 def _interval(resampled: np.ndarray) -> tuple[float, float]:
@@ -190,17 +230,18 @@ def _views(program: Program, methods: Sequence[str], base, trainable, batch) -> 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _score_batch(program: Program, methods: tuple[str, ...], base, trainable, batch):
-    """{method: ({objective: Totals}, k [B])}."""
+    """{method: ({objective: Totals}, {objective: hits [B]}, k [B])}."""
     views, scored = _views(program, methods, base, trainable, batch), {}
     for method in methods:
-        view, totals = views[method], {}
+        view, totals, hit = views[method], {}, {}
         for name in program.objectives:
             special_D = trainable['special'][name] if view.special else None
             logits_BTV = text_logits(
                 program.decoder, base, view.memory, special_D, program.prefix, batch[name]['tokens']
             )
             totals[name] = nll(logits_BTV, batch[name]['tokens'], batch[name]['is_target'])
-        scored[method] = totals, view.memory.lengths
+            hit[name] = hits(logits_BTV, batch[name]['tokens'], batch[name]['is_target'])
+        scored[method] = totals, hit, view.memory.lengths
     return scored
 
 

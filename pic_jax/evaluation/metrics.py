@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from sacrebleu.metrics import BLEU
 
 from pic_jax.errors import PicJaxError
 
 _PUNCTUATION = str.maketrans('', '', string.punctuation)
+_BLEU = BLEU()
+_SENTENCE_BLEU = BLEU(effective_order=True)  # asked for counts only; they are the same, and it does not warn
 
 
 def normalise(text: str) -> str:
@@ -65,6 +68,32 @@ def prefix_match(prediction_ids: Sequence[int], target_ids: Sequence[int]) -> fl
     pairs = zip(prediction_ids, target_ids, strict=False)
     length = next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(prediction_ids), len(target_ids)))
     return length / len(target_ids)
+
+
+def bleu4(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Corpus BLEU-4 of one target for each prediction, by sacrebleu with its defaults (`bleu_signature`)."""
+    return _BLEU.corpus_score(list(predictions), [list(targets)]).score / 100
+
+
+def bleu_signature() -> str:
+    """What sacrebleu asks to be quoted with a BLEU: its settings and version."""
+    _BLEU.corpus_score([''], [['']])  # it wants to have seen the number of targets
+    return str(_BLEU.get_signature())
+
+
+def bleu4_resampled(predictions: Sequence[str], targets: Sequence[str], picks: np.ndarray) -> np.ndarray:
+    """`bleu4` of the resampled corpora that `picks` describes, from the counts of each sentence.
+
+    Args:
+      picks: [resamples, n] int indices of the n predictions.
+
+    Returns:
+      [resamples] float64.
+    """
+    sentences = [_SENTENCE_BLEU.sentence_score(text, [gold]) for text, gold in zip(predictions, targets, strict=True)]
+    counts_NC = np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in sentences])
+    sums = counts_NC[picks].sum(axis=1).tolist()
+    return np.array([BLEU.compute_bleu(row[:4], row[4:8], row[8], row[9], 'exp').score / 100 for row in sums])
 
 
 def bootstrap_interval(values: Sequence[float], seed: int, resamples: int = 1000) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from pic_jax.data.examples import TokenisedRecord
 from pic_jax.evaluation.harness import Scores, batches_of
 from pic_jax.memory import Memory
 from pic_jax.models.inputs import word_memory
-from pic_jax.models.scoring import divergence, nll, text_logits
+from pic_jax.models.scoring import divergence, hits, nll, text_logits
 from pic_jax.run import Program, Run
 
 
@@ -37,10 +37,10 @@ def optimised_memory(
     parts = []
     for batch in batches_of(run, records, limit):
         real = batch['index'] >= 0
-        totals, k_B = _fit(run.program, objective, steps, learning_rate, run.base, trainable, batch)
-        parts.append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], (*totals, k_B)))
-    nats, tokens, k = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Scores({objective: nats}, {objective: tokens}, k)
+        totals, hits_B, k_B = _fit(run.program, objective, steps, learning_rate, run.base, trainable, batch)
+        parts.append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], (*totals, hits_B, k_B)))
+    nats, tokens, hit, k = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Scores({objective: nats}, {objective: tokens}, {objective: hit}, k)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -66,4 +66,5 @@ def _fit(program: Program, objective: str, steps: int, learning_rate: float, bas
         return (optax.apply_updates(state[0], updates), opt_state), None
 
     (embeddings_BMD, _), _ = jax.lax.scan(step, (start.embeddings, optimizer.init(start.embeddings)), length=steps)
-    return nll(logits(embeddings_BMD), tokens_BT, is_target_BT), start.lengths
+    targets = logits(embeddings_BMD), tokens_BT, is_target_BT
+    return nll(*targets), hits(*targets), start.lengths

@@ -1,4 +1,4 @@
-"""Pictures as PNG files: an attention mask with its chunks, loss curves, a bar chart of methods.
+"""Pictures as PNG files: an attention mask with its chunks, attention maps, loss curves, a bar chart of methods.
 
 Colours are Okabe and Ito's, which colour-blind readers tell apart. Figures are made without pyplot, so
 nothing here has global state.
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -74,6 +74,39 @@ def plot_mask(
     shown = [patch for code, patch in enumerate(patches) if (code_SS == code).any()]
     lines = [Line2D([], [], color='#777777', linewidth=0.8, label='chunk boundary')] if len(borders) else []
     figure.legend(handles=shown + lines, loc='outside lower center', ncols=2, frameon=False)
+    _save(path, figure)
+
+
+def plot_attention(path: str | os.PathLike, attention_Lkn: np.ndarray, title: str) -> None:
+    """Draws where memory slots look: one heat map per layer, and one of their mean.
+
+    All maps share one colour scale, which goes with the square root of the attention so that weak attention shows.
+
+    Args:
+      path: the PNG file.
+      attention_Lkn: [L, k, n] attention of slots on context tokens (`diagonality.memory_attention`).
+      title: printed above.
+
+    Raises:
+      PicJaxError: the file cannot be written.
+    """
+    attention_Lkn = np.asarray(attention_Lkn)
+    maps = {f'layer {number}': map_kn for number, map_kn in enumerate(attention_Lkn, start=1)}
+    maps['mean of the layers'] = attention_Lkn.mean(axis=0)
+    columns = min(3, len(maps))
+    rows = -(-len(maps) // columns)
+    figure = Figure(figsize=(1.0 + 3.0 * columns, 1.0 + 2.4 * rows), layout='constrained')
+    grid = figure.subplots(rows, columns, squeeze=False)
+    scale = PowerNorm(0.5, vmin=0, vmax=float(attention_Lkn.max()))
+    for axes, (name, map_kn) in zip(grid.flat, maps.items(), strict=False):
+        image = axes.imshow(map_kn, cmap='viridis', norm=scale, aspect='auto', interpolation='nearest')
+        axes.set_title(name, fontsize=9)
+    for axes in grid.flat[len(maps) :]:
+        axes.set_visible(False)
+    figure.supxlabel('context position', fontsize=10)
+    figure.supylabel('memory slot', fontsize=10)
+    figure.suptitle(title, fontsize=10)
+    figure.colorbar(image, ax=grid, label='attention')
     _save(path, figure)
 
 

@@ -9,6 +9,8 @@ from pic_jax.evaluation.harness import Row
 
 HEADINGS = {
     'nats_per_token': 'nats/token', 'gap_share': 'share of gap', 'em': 'exact match', 'f1': 'F1',
+    'token_accuracy': 'token accuracy', 'bleu4': 'BLEU-4', 'prefix_em': 'prefix EM',
+    'em_q1': 'EM, 1st quarter', 'em_q2': 'EM, 2nd quarter', 'em_q3': 'EM, 3rd quarter', 'em_q4': 'EM, 4th quarter',
 }  # fmt: skip
 
 
@@ -21,7 +23,15 @@ def to_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def to_text(rows: Sequence[Row]) -> str:
-    """One line per task and method, one column per metric, 95% intervals in brackets."""
+    """One line per task and method, one column per metric, 95% intervals in brackets.
+
+    Recall by position has columns of its own and makes a second table.
+    """
+    parts = [[row for row in rows if (row.task == 'qa_by_position') is by_position] for by_position in (False, True)]
+    return '\n\n'.join(_table(part) for part in parts if part)
+
+
+def _table(rows: Sequence[Row]) -> str:
     metrics = [metric for metric in HEADINGS if any(row.metric == metric for row in rows)]
     lines = [['task', 'method', 'ratio', 'k', *(HEADINGS[metric] for metric in metrics)]]
     cells = {(row.task, row.method, row.metric): row for row in rows}

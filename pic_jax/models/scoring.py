@@ -45,6 +45,11 @@ def nll(logits_BTV: jax.Array, tokens_BT: jax.Array, is_target_BT: jax.Array) ->
     return Totals(-jnp.sum(jnp.where(is_target_BT, chosen_BT, 0), axis=1), jnp.sum(is_target_BT, axis=1))
 
 
+def hits(logits_BTV: jax.Array, tokens_BT: jax.Array, is_target_BT: jax.Array) -> jax.Array:
+    """[B] int32 how many of the target tokens are the likeliest token at their place."""
+    return jnp.sum((jnp.argmax(logits_BTV, axis=-1) == tokens_BT) & is_target_BT, axis=1, dtype=jnp.int32)
+
+
 def divergence(student_BTV: jax.Array, teacher_BTV: jax.Array, is_target_BT: jax.Array) -> Totals:
     """KL(teacher || student) at the positions that predict target tokens, in nats."""
     teacher_BTV, student_BTV = jax.nn.log_softmax(teacher_BTV), jax.nn.log_softmax(student_BTV)

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from matplotlib.image import imread
 
 from pic_jax.errors import PicJaxError
@@ -45,6 +46,27 @@ def test_mask_draws_chunk_boundaries_and_context_sees_memory(tmp_path):
     # Two axes, a boundary between chunks in each part and one where memory begins, about 800 pixels long each.
     assert pixels(tmp_path / 'two.png', '#777777') - pixels(tmp_path / 'one.png', '#777777') > 1500
     assert sorted(os.listdir(tmp_path)) == ['one.png', 'two.png']
+
+
+def viridis(place: float) -> str:
+    return '#' + bytes(colormaps['viridis'](place, bytes=True)[:3]).hex()
+
+
+@pytest.mark.parametrize('layers', [1, 2, 4])
+def test_attention_has_a_map_per_layer_and_one_of_the_mean(tmp_path, layers):
+    """Every map of a diagonal attention is as bright on 1 / k of its area as the colour scale ends."""
+    eye = np.repeat(np.eye(4), 8, axis=1) / 8
+    plots.plot_attention(tmp_path / 'one.png', np.stack([eye] * layers), 'title')
+    bright, dark = (pixels(tmp_path / 'one.png', viridis(end)) for end in (1.0, 0.0))
+    assert bright > 5000 * (layers + 1)
+    assert bright / (bright + dark) == pytest.approx(1 / 4, abs=0.03)
+
+
+def test_attention_maps_share_one_scale_and_weak_attention_shows(tmp_path):
+    strong = np.full((4, 32), 1 / 32)
+    plots.plot_attention(tmp_path / 'one.png', np.stack([strong, strong / 4]), 'title')
+    for place in (1.0, 0.5):  # on a square-root scale a quarter of the attention stands in the middle
+        assert pixels(tmp_path / 'one.png', viridis(place)) > 5000
 
 
 def records(offset: float) -> list[dict]:

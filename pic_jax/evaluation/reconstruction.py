@@ -1,0 +1,79 @@
+"""Contexts written out again from their memory alone, and how much of each came back."""
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pic_jax.data.loader import Batch
+from pic_jax.evaluation.metrics import bleu4, bleu4_resampled, prefix_match
+from pic_jax.models.generation import generate
+from pic_jax.models.inputs import DecoderInput, from_memory
+from pic_jax.run import Program, Run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BLEU_RESAMPLES = 200
+
+
+class Reconstruction(NamedTuple):
+    """int32 ids of a `context` [n], and of what the decoder has `written` in its place, [at most n + 1]."""
+
+    context: np.ndarray
+    written: np.ndarray
+
+
+def reconstruct(run: Run, trainable: dict[str, Any], batches: Iterable[Batch]) -> list[Reconstruction]:
+    """Greedy continuations of [prefix][memory][AE], without their end token, for the examples in order.
+
+    One that does not end by itself is cut one token past the length of its context.
+    """
+    found = []
+    for batch in batches:
+        context_BS, length_B = batch['context'], batch['context_length']
+        inputs = _marked_memory(run.program, run.base, trainable, context_BS, length_B)
+        budget = run.config.data.text_length('ae', context_BS.shape[1])
+        tokens_BT, written_B = generate(run.decoder, run.base, inputs, budget, run.decoder.config.eos_token_ids)
+        tokens_BT, written_B = np.asarray(tokens_BT), np.minimum(written_B, length_B + 1)
+        found += [
+            Reconstruction(context_BS[row, : length_B[row]], tokens_BT[row, : written_B[row]])
+            for row in np.flatnonzero(batch['index'] >= 0)
+        ]
+    return found
+
+
+def score_reconstructions(
+    tokenizer: 'PreTrainedTokenizerBase', reconstructions: Sequence[Reconstruction], picks: np.ndarray
+) -> dict[str, tuple[float, np.ndarray]]:
+    """The metrics of a set of reconstructions.
+
+    Args:
+      tokenizer: turns both sides into text for BLEU.
+      picks: [resamples, n] int indices of the n examples; BLEU takes the first 200 resamples.
+
+    Returns:
+      `bleu4` (corpus BLEU of the texts) and `prefix_em` (mean share of the context before the first wrong token),
+      each with its value and the values [resamples] of the resampled examples.
+    """
+    written, contexts = (
+        [tokenizer.decode(ids, skip_special_tokens=True) for ids in column]
+        for column in ([r.written for r in reconstructions], [r.context for r in reconstructions])
+    )
+    prefix_N = np.array([prefix_match(r.written, r.context) for r in reconstructions])
+    return {
+        'bleu4': (bleu4(written, contexts), bleu4_resampled(written, contexts, picks[:BLEU_RESAMPLES])),
+        'prefix_em': (float(prefix_N.mean()), prefix_N[picks].mean(axis=1)),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _marked_memory(program: Program, base, trainable, context_BS, length_B) -> DecoderInput:
+    """[prefix][memory][AE] with no text behind it."""
+    memory = program.compressor.compress(base, trainable, context_BS, length_B)
+    nothing_B0, none_B = jnp.zeros((len(length_B), 0), jnp.int32), jnp.zeros(len(length_B), jnp.int32)
+    special_D = trainable['special']['ae']
+    return from_memory(program.decoder, base, memory, special_D, program.prefix, nothing_B0, none_B)
