@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from pic_jax.memory import Memory
 from pic_jax.models.decoder import Params
@@ -28,3 +29,17 @@ class Compressor(Protocol):
     def compress(self, base: Params, trainable: dict[str, Any], tokens_BS: jax.Array, lengths_B: jax.Array) -> Memory:
         """Memory of right-padded contexts: int32 tokens [B, S], true lengths [B] >= 1."""
         ...
+
+
+def like_words(key: jax.Array, base: Params, *shape: int) -> jax.Array:
+    """[*shape, D] float32 vectors with the mean and spread of the target's word embeddings (as EPL draws them)."""
+    table_VD = jnp.asarray(base['embed_tokens']['embedding'], jnp.float32)
+    mean_D, std_D = jnp.mean(table_VD, axis=0), jnp.std(table_VD, axis=0)
+    ones = (1,) * len(shape)
+    return mean_D.reshape(*ones, -1) + std_D.reshape(*ones, -1) * jax.random.normal(key, (*shape, len(mean_D)))
+
+
+def init_specials(key: jax.Array, base: Params) -> dict[str, jax.Array]:
+    """{name: [D]} for every special vector, drawn like word embeddings."""
+    keys = jax.random.split(key, len(SPECIALS))
+    return {name: like_words(k, base) for name, k in zip(SPECIALS, keys, strict=True)}
