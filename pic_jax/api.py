@@ -22,8 +22,7 @@ from pic_jax.memory import Memory
 from pic_jax.models.generation import GREEDY, Sampling, generate
 from pic_jax.models.inputs import from_memory, word_memory
 from pic_jax.run import Run, open_run
-from pic_jax.training.checkpoint import Checkpoints
-from pic_jax.training.step import init_state
+from pic_jax.training.checkpoint import restore_trainable
 from pic_jax.training.workdir import read_config
 
 # Prompts are padded to a multiple of this many tokens, so that few lengths are compiled.
@@ -185,18 +184,7 @@ def load(workdir: str | Path) -> TrainedCompressor:
     """
     workdir = Path(workdir)
     run = open_run(read_config(workdir))
-    if not (workdir / 'checkpoints').is_dir():
-        raise PicJaxError(f'{workdir} has no checkpoint yet: train first')
-    checkpoints = Checkpoints(workdir / 'checkpoints', run.config.train.keep_checkpoints)
-    try:
-        step = checkpoints.latest_step
-        if step is None:
-            raise PicJaxError(f'{workdir} has no checkpoint yet: train first')
-        state = init_state(run.init_trainable(), run.config.optimizer, run.config.train.steps)
-        state = checkpoints.restore(step, state)
-    finally:
-        checkpoints.close()
-    return TrainedCompressor(run, state.trainable)
+    return TrainedCompressor(run, restore_trainable(run, run.config, workdir))
 
 
 def pad(rows: Sequence[np.ndarray], multiple: int = 1) -> tuple[np.ndarray, np.ndarray]:

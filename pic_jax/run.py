@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 TINY_BASE = Path(__file__).parent / 'tiny_base'
 
 
+def named_folder(name: str) -> Path:
+    """The folder that a setting names: `tiny_base[/...]` is in the package, `$NAME/...` starts at a variable."""
+    if name.split('/')[0] == TINY_BASE.name:
+        return TINY_BASE.parent / name
+    return expand(name)
+
+
 class Program(NamedTuple):
     """The static side of a run: hashable by value, so that equal runs share what is compiled."""
 
@@ -78,7 +85,7 @@ def open_run(config: RunConfig) -> Run:
     """
     if not config.base:
         raise ConfigError("base='' is not valid: expected tiny_base or the folder of a model in HF format")
-    folder = TINY_BASE if config.base == TINY_BASE.name else expand(config.base)
+    folder = named_folder(config.base)
     decoder_config = hf.read_config(folder)
     dtype = jnp.dtype(config.dtype)
     decoder = Decoder(decoder_config, dtype=dtype, remat=config.remat)

@@ -7,7 +7,11 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
+from pic_jax.config import RunConfig
 from pic_jax.errors import PicJaxError
+from pic_jax.run import Run
+from pic_jax.training import weights
+from pic_jax.training.step import init_state
 
 MAX_LISTED = 8
 
@@ -82,3 +86,26 @@ def _leaves(tree: Any) -> dict[str, str]:
         f'{leaf.dtype}{list(leaf.shape)}'
         for path, leaf in leaves
     }  # fmt: skip
+
+
+def restore_trainable(run: Run, config: RunConfig, workdir: Path) -> Any:
+    """The trained parameters in a workdir with that config, for the compressor of `run`.
+
+    They come from its newest checkpoint, or from compressor.safetensors in a folder that is shipped without any.
+
+    Raises:
+      PicJaxError: there is neither, or it does not fit.
+    """
+    if (workdir / weights.FILE).exists():
+        return weights.read_trainable(workdir, jax.eval_shape(run.init_trainable))
+    if not (workdir / 'checkpoints').is_dir():
+        raise PicJaxError(f'{workdir} has no checkpoint yet: train first')
+    checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)
+    try:
+        step = checkpoints.latest_step
+        if step is None:
+            raise PicJaxError(f'{workdir} has no checkpoint yet: train first')
+        state = init_state(run.init_trainable(), config.optimizer, config.train.steps)
+        return checkpoints.restore(step, state).trainable
+    finally:
+        checkpoints.close()

@@ -9,18 +9,18 @@ import jax
 import numpy as np
 
 from pic_jax.config import TrainConfig
-from pic_jax.data.examples import TokenisedRecord
+from pic_jax.data.examples import TokenisedRecord, packed
 from pic_jax.data.loader import Batch, Batches
 from pic_jax.data.prepare import prepare
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.evaluation.harness import Scores, methods_of, score
 from pic_jax.evaluation.metrics import gap_share
 from pic_jax.masks import memory_slots
-from pic_jax.run import Run, check_fits
-from pic_jax.training.checkpoint import Checkpoints
+from pic_jax.run import Run, check_fits, named_folder
+from pic_jax.training.checkpoint import Checkpoints, restore_trainable
 from pic_jax.training.objectives import Loss, compressor_loss
 from pic_jax.training.step import TrainState, init_state, make_train_step
-from pic_jax.training.workdir import compare_config, write_config
+from pic_jax.training.workdir import compare_config, read_config, write_config
 from pic_jax.training.writers import MetricsFile, Progress, Record, make_progress
 
 
@@ -59,11 +59,11 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     check_fits(run)
     names = config.objective.names
     records, dropped = prepare(config.data, names, run.tokenizer, run.template, run.eos_id, ('train', 'validation'))
-    training = records['train']
+    training = packed(records['train'], config.data, run.eos_id)
     job = Job(
         config=config,
         loss=compressor_loss(run),
-        init=run.init_trainable,
+        init=lambda: initial_trainable(run),
         frozen=run.base,
         batches=Batches(training, config.data, names, run.eos_id, config.train.batch_size, config.seed),
         sources=lambda batch: ', '.join(training[index].source for index in batch['index']),
@@ -71,6 +71,24 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         summary=lambda trainable: summary(run, trainable, len(training), dropped),
     )
     return fit(job, workdir)
+
+
+def initial_trainable(run: Run) -> Any:
+    """Fresh parameters, or those of the compressor in `config.start`.
+
+    Raises:
+      PicJaxError: that workdir has no checkpoint.
+      ConfigError: it holds another compressor.
+    """
+    if not run.config.start:
+        return run.init_trainable()
+    folder = named_folder(run.config.start)
+    config = read_config(folder)
+    for name in ('base', 'compressor'):
+        ours, theirs = getattr(run.config, name), getattr(config, name)
+        if ours != theirs:
+            raise ConfigError(f'start={run.config.start} has {name}={theirs}, this run has {name}={ours}')
+    return restore_trainable(run, config, folder)
 
 
 def fit(job: Job, workdir: Path) -> Any:
@@ -184,14 +202,15 @@ class _Clock:
 def tokens_in(batch: dict[str, Any]) -> int:
     """Real context tokens and target tokens of a batch."""
     groups = [value for value in batch.values() if isinstance(value, dict)]
-    targets = sum(int(mask.sum()) for group in groups for name, mask in group.items() if name.startswith('is_'))
+    targets = sum(int(mask.sum()) for group in groups for mask in group.values() if mask.dtype == bool)
     return targets + int(np.sum(batch.get('context_length', 0)))
 
 
 def make_validation(run: Run, records: Sequence[TokenisedRecord]) -> Callable[[Any], Record]:
     """A function from trainable parameters to the fields of a validation record.
 
-    Fields: `loss` (weighted as in training, without distill), `<objective>_nats`, the same with `_<control>` for
+    Fields: `loss` (weighted as in training, without distill), `<objective>_nats`, `<objective>_exact` (share of
+    examples whose every target token is the first choice where the right text precedes), nats with `_<control>` for
     every control, and `<objective>_gap_share` = (no_context - method) / (no_context - full_context). Controls that
     do not depend on the compressor are scored once.
     """
@@ -209,6 +228,7 @@ def make_validation(run: Run, records: Sequence[TokenisedRecord]) -> Callable[[A
         for name in weights:
             nats = {other: scores[other].per_token(name) for other in (method, *controls)}
             record[f'{name}_nats'] = nats.pop(method)
+            record[f'{name}_exact'] = scores[method].exact(name)
             record |= {f'{name}_nats_{other}': value for other, value in nats.items()}
             if 'full_context' in nats and name != 'ae':
                 share = gap_share(nats['no_context'], nats['full_context'], record[f'{name}_nats'])

@@ -9,7 +9,7 @@ from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.files import read_json, write_text
 
 # What may change between two starts of one run: how long it goes on, how it reports, how it steps.
-CHANGEABLE = ('remat', 'optimizer.', 'train.steps', 'train.microbatches', 'train.log_every', 'train.eval_every',
+CHANGEABLE = ('remat', 'bar', 'optimizer.', 'train.steps', 'train.microbatches', 'train.log_every', 'train.eval_every',
               'train.eval_examples', 'train.checkpoint_every', 'train.keep_checkpoints')  # fmt: skip
 
 

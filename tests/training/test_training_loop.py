@@ -1,8 +1,10 @@
 """The loop: records, resuming, stopping at what is not finite. A job of one weight stands for a compressor."""
 
+import dataclasses
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -19,9 +21,10 @@ from pic_jax.cli.main import main
 from pic_jax.config import OptimizerConfig, RunConfig, TrainConfig
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.models.scoring import Totals
-from pic_jax.run import check_fits
-from pic_jax.training.loop import Job, fit, tokens_in
+from pic_jax.run import check_fits, open_run
+from pic_jax.training.loop import Job, fit, initial_trainable, tokens_in
 from pic_jax.training.objectives import Loss
+from pic_jax.training.workdir import read_config
 
 CONFIG = RunConfig(
     base='none',
@@ -208,3 +211,23 @@ def test_killing_at_random_moments_changes_nothing(tmp_path, tiny_config_file):
     assert any(code == -signal.SIGKILL for *_, code in kills), kills
     subprocess.run([*command, f'--workdir={killed}'], check=True, capture_output=True)
     assert records(killed) == records(whole), kills
+
+
+def test_a_run_may_go_on_from_another_runs_compressor(tmp_path, trained_workdir, tiny_config_file):
+    options = [f'--config.start={trained_workdir}', '--config.train.steps=1', '--config.seed=5']
+    assert main(['train', f'--config={tiny_config_file}', f'--workdir={tmp_path}', *options]) == 0
+    config = dataclasses.replace(read_config(trained_workdir), start=str(trained_workdir), seed=5)
+    run, before = open_run(config), pic_jax.load(trained_workdir).trainable
+    begins = initial_trainable(run)
+    assert jax.tree.all(jax.tree.map(np.array_equal, begins, before))
+    assert not jax.tree.all(jax.tree.map(np.array_equal, begins, run.init_trainable()))
+    assert records(tmp_path)[0]['loss'] == records(trained_workdir)[-1]['loss']
+
+
+def test_a_start_with_another_compressor_or_none_is_refused(tmp_path, trained_workdir, tiny_config_file, capsys):
+    train = ['train', f'--config={tiny_config_file}', f'--workdir={tmp_path / "run"}']
+    assert main([*train, f'--config.start={trained_workdir}', '--config.compressor.ratio=2']) == 2
+    assert re.search(r'start=.* has compressor=.*ratio=4.*this run has compressor=.*ratio=2', capsys.readouterr().err)
+    assert main([*train, f'--config.start={tmp_path / "nothing"}']) == 1
+    assert 'nothing is not a workdir' in capsys.readouterr().err
+    assert not (tmp_path / 'run' / 'checkpoints').exists()
