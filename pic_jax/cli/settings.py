@@ -20,18 +20,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def load_file(path: str) -> dict[str, Any]:
     """What `get_config()` of a Python configuration file returns, as nested dicts. The file is executed.
 
+    Args:
+      path: `FILE.py`, or `FILE.py:ARGUMENT`, which calls `get_config(ARGUMENT)` as ml_collections' flags do.
+
     Raises:
       ConfigError: there is no such file, or it fails or defines no get_config.
     """
-    if not Path(path).is_file():
+    file, colon, argument = path.partition('.py:')
+    file += colon.rstrip(':')
+    if not Path(file).is_file():
         raise ConfigError(f'--config={path}: no such file')
-    spec = importlib.util.spec_from_file_location('pic_jax_config_file', path)
+    spec = importlib.util.spec_from_file_location('pic_jax_config_file', file)
     if spec is None:
         raise ConfigError(f'--config={path}: expected a Python file')
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return module.get_config().to_dict()
+        return module.get_config(*[argument] if argument else []).to_dict()
     except Exception as error:  # whatever the user's file does wrong
         raise ConfigError(f'--config={path}: {type(error).__name__}: {error}') from error
 

@@ -1,8 +1,14 @@
-"""AdamW with clipping and a learning-rate schedule, all from optax."""
+"""AdamW or Muon with clipping and a learning-rate schedule, all from optax."""
 
+from typing import Any
+
+import jax
 import optax
 
 from pic_jax.config import OptimizerConfig
+
+# Spread of Muon's updates at a learning rate of 1: AdamW's is about as large, so one rate serves both.
+MUON_RMS = 0.6
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -16,8 +22,31 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW (decoupled weight decay on every trained tensor)."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(learning_rate(config, steps), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay),
-    )
+    """Clip by global norm, then AdamW, or Muon on the layers' kernels and AdamW (with Nesterov momentum) on the rest.
+
+    Both decay every trained tensor (decoupled). Muon: optax.contrib.muon, after Jordan et al. 2024.
+    """
+    schedule = learning_rate(config, steps)
+    if config.name == 'adamw':
+        rule = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
+    else:
+        rule = optax.contrib.muon(
+            schedule,
+            weight_decay=config.weight_decay,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            adam_weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=_kernels,
+            consistent_rms=MUON_RMS,
+        )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
+
+
+def _kernels(params: Any) -> Any:
+    """Muon's dimension numbers of every stacked kernel [L, in, out]; None elsewhere."""
+
+    def of(path, leaf):
+        stacked = path[-1].key == 'kernel' and leaf.ndim == 3
+        return optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2) if stacked else None
+
+    return jax.tree_util.tree_map_with_path(of, params)

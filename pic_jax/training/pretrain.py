@@ -1,6 +1,7 @@
-"""Trains a small target model from scratch, through the same loop as compressors."""
+"""Trains a small target model on the generated corpus, one stage at a time, through the same loop as compressors."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pic_jax.config import PretrainConfig
-from pic_jax.data import generator, readers
-from pic_jax.data.rows import RowBatches, document_rows
-from pic_jax.data.tokenise import load_tokenizer, template
+from pic_jax.config import CorpusConfig, PretrainConfig
+from pic_jax.data import generator
+from pic_jax.data.rows import RowBatches
+from pic_jax.data.tokenise import encode, load_tokenizer, template
+from pic_jax.errors import ConfigError
 from pic_jax.files import write_text
+from pic_jax.memory import Memory
 from pic_jax.models import hf
 from pic_jax.models.decoder import Decoder, Params, init_params
-from pic_jax.models.scoring import Totals
+from pic_jax.models.scoring import Totals, text_logits
+from pic_jax.training.induction import with_induction
 from pic_jax.training.loop import Job, count, fit
 from pic_jax.training.objectives import Loss
 
 BOS, EOS = '<s>', '</s>'
-TOKENIZER_RECORDS = 24_000
+LOSSES = {'document': ('text', 'answer', 'repeat'), 'mixture': ('mixture_answer', 'mixture_text'), 'copy': ('copy',)}
+VALIDATION_ROWS = 4  # batches scored together
 
 
 def train_tokenizer(folder: Path, texts: Sequence[str], vocab_size: int) -> None:
@@ -42,103 +47,159 @@ def train_tokenizer(folder: Path, texts: Sequence[str], vocab_size: int) -> None
     write_text(folder / 'tokenizer.json', tokenizer.to_str(pretty=True))
 
 
-def pretrain(config: PretrainConfig, workdir: Path) -> Path:
-    """Trains tokenizer and decoder in the workdir, resuming by itself.
+def corpus_texts(seed: int) -> list[str]:
+    """What the tokenizer is trained on: mostly facts and questions, so that names and values become single tokens."""
+    whole = generator.generate(CorpusConfig(word_lists=0.15, questions=1), 'train', 400, seed)
+    dense = generator.generate(CorpusConfig(word_lists=0.15, questions=12, words=1), 'train', 4000, seed)
+    contexts = [record.context for record in whole] + list(dict.fromkeys(record.context for record in dense))
+    return [context + '\n' for context in contexts] + [
+        f'Question: {record.prompt}\nAnswer: {record.answers[0]}' for record in dense
+    ]
+
+
+def pretrain(config: PretrainConfig, workdir: Path) -> tuple[Path, float | None]:
+    """Trains one stage in the workdir, resuming by itself.
 
     Returns:
-      the folder of the finished model in HF format (bfloat16), WORKDIR/model.
+      the folder of the finished model in HF format (bfloat16), WORKDIR/model, and what `config.bar` reached.
+
+    Raises:
+      ConfigError: `start` holds a model of another shape than the settings give.
     """
     folder = workdir / 'model'
-    every_fact = generator.PEOPLE * generator.ATTRIBUTES
-    records = generator.generate(config.corpus.size, config.corpus.seed, every_fact)
-    records = readers.split(records, config.corpus.validation, config.corpus.test)
     if not (folder / 'tokenizer.json').exists():
-        texts = [
-            f'{record.context}\n{record.prompt}\n{record.answers[0]}' for record in records['train'][:TOKENIZER_RECORDS]
-        ]
-        train_tokenizer(folder, texts, config.vocab_size)
+        if config.start:
+            for name in ('tokenizer_config.json', 'tokenizer.json'):
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(Path(config.start) / name, folder / name)
+        else:
+            train_tokenizer(folder, corpus_texts(config.seed), config.vocab_size)
     tokenizer = load_tokenizer(folder)
     plain = template('plain', tokenizer)
-    rows = {name: document_rows(records[name], tokenizer, plain, config.row_length) for name in records}
     decoder = Decoder(config.decoder)
-    loss = pretrain_loss(decoder, config)
-    held_out = RowBatches(
-        rows['validation'], len(rows['validation']), (32, config.copy_length), config.vocab_size, config.seed + 1
-    )[0]
+
+    def batches(split: str, seed: int) -> RowBatches:
+        return RowBatches(config.rows, config.corpus, tokenizer, plain, frequency_V, split, seed)
+
+    frequency_V = token_frequency(tokenizer, config)
+    validation = batches('validation', config.seed + 1)
+    validate = make_validation(decoder, [validation[step] for step in range(VALIDATION_ROWS)])
     job = Job(
         config=config,
-        loss=loss,
-        init=lambda: init_params(decoder, jax.random.key(config.seed)),
+        loss=pretrain_loss(decoder, config),
+        init=lambda: initial_params(decoder, config),
         frozen=None,
-        batches=RowBatches(
-            rows['train'],
-            config.train.batch_size,
-            (config.copy_rows, config.copy_length),
-            config.vocab_size,
-            config.seed,
-        ),
+        batches=batches('train', config.seed),
         sources=lambda batch: 'generated documents',
-        validate=make_validation(decoder, held_out),
-        summary=lambda params: [f'{count(params):,} parameters, {len(rows["train"]):,} documents'],
+        validate=validate,
+        summary=lambda params: [f'{count(params):,} parameters'],
     )
+    fields = [f'{name}_{what}' for name in job.loss.weights for what in ('nats', 'accuracy')]
+    fields += [f'{name}_exact' for name in job.loss.weights if name.endswith('answer')]
+    if config.bar and config.bar not in fields:
+        raise ConfigError(f'bar={config.bar!r} is not valid: expected one of {", ".join(fields)}')
     params = fit(job, workdir)
     hf.write_model(folder, jax.tree.map(np.asarray, params), config.decoder, jnp.bfloat16)
-    return folder
+    return folder, validate(params)[config.bar] if config.bar else None
+
+
+def initial_params(decoder: Decoder, config: PretrainConfig) -> Params:
+    """The weights of `config.start`, or fresh ones.
+
+    Fresh matrices have a spread of 0.5/sqrt(fan-in), those that write to the residual stream 1/sqrt(2 L) of it (the
+    0.02 of large models leaves the heads of a narrow one without any preference to start from); on top come the
+    copying circuits of training/induction.py.
+    """
+    if config.start:
+        found = hf.read_config(Path(config.start))
+        if found != config.decoder:
+            raise ConfigError(f'start={config.start} holds {found}, the settings give {config.decoder}')
+        return jax.tree.map(jnp.asarray, hf.load_params(Path(config.start), found, jnp.float32))
+
+    def rescale(path, x):
+        if path[-1].key == 'embedding':
+            return x * (0.05 / 0.02)
+        if path[-1].key != 'kernel':
+            return x
+        writes = path[-2].key in ('o_proj', 'down_proj')
+        return x / 0.02 / 2 / x.shape[-2] ** 0.5 / ((2 * config.num_hidden_layers) ** 0.5 if writes else 1)
+
+    fresh = jax.tree_util.tree_map_with_path(rescale, init_params(decoder, jax.random.key(config.seed)))
+    return with_induction(fresh, config.decoder, config.seed)
+
+
+def token_frequency(tokenizer, config: PretrainConfig) -> np.ndarray:
+    """[V] how often each id occurs in 200 documents of the corpus."""
+    records = generator.generate(CorpusConfig(words=config.corpus.words, questions=1), 'train', 200, config.seed)
+    ids = np.concatenate([encode(tokenizer, record.context) for record in records])
+    return np.bincount(ids, minlength=config.vocab_size)
 
 
 def pretrain_loss(decoder: Decoder, config: PretrainConfig) -> Loss:
-    """Next-token losses over text, answers and copies, each averaged over its own tokens."""
-    weights = {'text': config.text, 'answer': config.answer, 'copy': config.copy}
+    """Next-token losses, each averaged over its own tokens; only losses whose rows the stage has."""
+    rows = config.rows
+    has = {'text': rows.documents + rows.repeats, 'answer': rows.documents, 'repeat': rows.repeats,
+           'mixture_answer': rows.mixtures, 'mixture_text': rows.mixtures, 'copy': rows.copies}  # fmt: skip
+    weights = {name: getattr(rows, name.split('_')[0]) for name, number in has.items() if number}
 
     def totals(params: Params, _: None, batch: dict[str, Any]) -> dict[str, Totals]:
-        document, copy = batch['document'], batch['copy']
-        nats_BT, _ = token_scores(decoder, params, document['tokens'])
-        copy_CU, _ = token_scores(decoder, params, copy['tokens'])
-        return {
-            'text': _masked(nats_BT, document['is_text']),
-            'answer': _masked(nats_BT, document['is_answer']),
-            'copy': _masked(copy_CU, copy['is_target']),
-        }
+        scores = {kind: token_scores(decoder, params, kind, batch[kind])[0] for kind in batch}
+        return {name: _masked(scores[kind], batch[kind][name]) for kind, name in _losses(batch) if name in weights}
 
     def counts(batch: dict[str, Any]) -> dict[str, jax.Array]:
-        document = batch['document']
-        masks = {'text': document['is_text'], 'answer': document['is_answer'], 'copy': batch['copy']['is_target']}
-        return {name: jnp.sum(mask) for name, mask in masks.items()}
+        return {name: jnp.sum(batch[kind][name]) for kind, name in _losses(batch) if name in weights}
 
     return Loss(weights, totals, counts)
 
 
-def token_scores(decoder: Decoder, params: Params, tokens_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Nats of each token given those before it, and whether it is the likeliest, [B, T] each; column 0 is 0."""
-    logits_BTV = decoder.apply({'params': params}, tokens_BT, method='forward')[:, :-1]
+def token_scores(decoder: Decoder, params: Params, kind: str, rows: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+    """Nats of each token given those before it, and whether it is the likeliest, [B, T] each.
+
+    Column 0 is 0 for plain rows, which start with nothing before them.
+    """
+    tokens_BT = rows['tokens']
+    if kind == 'mixture':
+        words_BSD = decoder.apply({'params': params}, rows['context'], method='embed')
+        mixed_BKD = jnp.einsum('bks,bsd->bkd', rows['weights'], words_BSD)
+        slot_BK = jnp.broadcast_to(jnp.arange(mixed_BKD.shape[1], dtype=jnp.int32), mixed_BKD.shape[:2])
+        memory = Memory(mixed_BKD, slot_BK, slot_BK < rows['slots'][:, None], rows['slots'])
+        logits_BTV = text_logits(decoder, params, memory, None, (0,), tokens_BT)
+        targets_BT, pad = tokens_BT, 0
+    else:
+        logits_BTV = decoder.apply({'params': params}, tokens_BT[:, :-1], method='forward')
+        targets_BT, pad = tokens_BT[:, 1:], 1
     log_probs_BTV = jax.nn.log_softmax(logits_BTV, axis=-1)
-    nats_BT = -jnp.take_along_axis(log_probs_BTV, tokens_BT[:, 1:, None], axis=-1)[..., 0]
-    right_BT = jnp.argmax(logits_BTV, axis=-1) == tokens_BT[:, 1:]
-    return jnp.pad(nats_BT, ((0, 0), (1, 0))), jnp.pad(right_BT, ((0, 0), (1, 0)))
+    nats_BT = -jnp.take_along_axis(log_probs_BTV, targets_BT[..., None], axis=-1)[..., 0]
+    right_BT = jnp.argmax(logits_BTV, axis=-1) == targets_BT
+    return jnp.pad(nats_BT, ((0, 0), (pad, 0))), jnp.pad(right_BT, ((0, 0), (pad, 0)))
 
 
-def make_validation(decoder: Decoder, batch: dict[str, Any]):
-    """Validation fields: nats and accuracy per token of text, answers and copies; `answer_exact` per answer."""
-
-    @jax.jit
-    def scored(params):
-        return token_scores(decoder, params, batch['document']['tokens']), token_scores(
-            decoder, params, batch['copy']['tokens']
-        )
+def make_validation(decoder: Decoder, batches: Sequence[dict[str, Any]]):
+    """Validation fields: nats and accuracy per token of every loss, and `answer_exact`, `mixture_answer_exact`."""
+    scored = {kind: jax.jit(lambda p, rows, kind=kind: token_scores(decoder, p, kind, rows)) for kind in batches[0]}
 
     def validate(params: Params) -> dict[str, float]:
-        document, copy = jax.tree.map(np.asarray, scored(params))
-        fields = {}
-        for name, (nats, right), mask in (
-            ('text', document, batch['document']['is_text']),
-            ('answer', document, batch['document']['is_answer']),
-            ('copy', copy, batch['copy']['is_target']),
-        ):
-            fields |= {f'{name}_nats': float(nats[mask].mean()), f'{name}_accuracy': float(right[mask].mean())}
-        fields['answer_exact'] = float(np.mean(_runs_all_true(document[1], batch['document']['is_answer'])))
-        return {'loss': fields['text_nats'] + fields['answer_nats'] + fields['copy_nats']} | fields
+        nats, right, exact = {}, {}, {}
+        for batch in batches:
+            for kind, name in _losses(batch):
+                nats_BT, right_BT = map(np.asarray, scored[kind](params, batch[kind]))
+                mask_BT = batch[kind][name]
+                nats.setdefault(name, []).append(nats_BT[mask_BT])
+                right.setdefault(name, []).append(right_BT[mask_BT])
+                exact.setdefault(name, []).extend(_runs_all_true(right_BT, mask_BT))
+        fields = {f'{name}_nats': float(np.concatenate(parts).mean()) for name, parts in nats.items()}
+        loss = sum(fields.values())
+        fields |= {f'{name}_accuracy': float(np.concatenate(parts).mean()) for name, parts in right.items()}
+        answers = [name for name in ('answer', 'mixture_answer') if name in exact]
+        fields |= {f'{name}_exact': float(np.mean(exact[name])) for name in answers}
+        return {'loss': loss} | fields
 
     return validate
+
+
+def _losses(batch: dict[str, Any]) -> list[tuple[str, str]]:
+    """(kind of row, loss) of everything in a batch."""
+    return [(kind, name) for kind in batch for name in LOSSES[kind]]
 
 
 def _runs_all_true(right_BT: np.ndarray, mask_BT: np.ndarray) -> list[bool]:

@@ -1,11 +1,13 @@
 """Learning-rate schedules and clipping, by their numbers."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from pic_jax.config import OptimizerConfig
-from pic_jax.training.optimizer import learning_rate, make_optimizer
+from pic_jax.training.optimizer import MUON_RMS, learning_rate, make_optimizer
 
 
 def rates(steps: int, at, **options) -> list[float]:
@@ -45,3 +47,47 @@ def test_the_global_norm_is_clipped_before_adam_and_weight_decay_is_decoupled():
 def test_no_warm_up_starts_at_the_full_rate():
     assert rates(100, [0, 1], schedule='cosine', warmup_steps=0) == pytest.approx([0.5, 0.5], abs=1e-3)
     assert rates(100, [0, 1, 50], schedule='constant', warmup_steps=0) == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_muon_moves_stacked_kernels_orthogonally_and_the_rest_as_adamw():
+    """AdamW with Nesterov momentum, as optax.contrib.muon has it."""
+    config = OptimizerConfig(name='muon', learning_rate=0.1, schedule='constant', warmup_steps=0, weight_decay=0.5)
+    shapes = {
+        'embed_tokens': {'embedding': (7, 6)},
+        'layers': {'q_proj': {'kernel': (2, 8, 6)}, 'up_proj': {'kernel': (2, 6, 8)}, 'norm': {'weight': (2, 6)}},
+        'lm_head': {'kernel': (6, 7)},
+    }
+    rng = np.random.default_rng(0)
+
+    def draw():
+        return jax.tree.map(
+            lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
+            shapes,
+            is_leaf=lambda x: isinstance(x, tuple),
+        )
+
+    muon = make_optimizer(config, 10)
+    plain = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(0.1, b1=config.b1, b2=config.b2, weight_decay=0.5, nesterov=True),
+    )
+    params = draw()
+    muon_state, plain_state = muon.init(params), plain.init(params)
+    for _ in range(3):
+        grads = draw()
+        updates, muon_state = muon.update(grads, muon_state, params)
+        expected, plain_state = plain.update(grads, plain_state, params)
+    rest = ('embed_tokens', 'embedding'), ('layers', 'norm', 'weight'), ('lm_head', 'kernel')
+    for path in rest:
+        np.testing.assert_allclose(_leaf(updates, path), _leaf(expected, path), rtol=1e-6)
+    for name in ('q_proj', 'up_proj'):
+        for layer in _leaf(updates, ('layers', name, 'kernel')) + 0.1 * 0.5 * _leaf(params, ('layers', name, 'kernel')):
+            singular = np.linalg.svd(layer, compute_uv=False)
+            assert singular.max() < 2 * singular.min()  # five Newton-Schulz steps come this close
+            assert 0.5 < np.sqrt(np.mean(layer**2)) / (0.1 * MUON_RMS) < 1.5
+
+
+def _leaf(tree, path):
+    for key in path:
+        tree = tree[key]
+    return np.asarray(tree)
