@@ -35,6 +35,9 @@ def with_induction(params: Params, config: DecoderConfig, seed: int) -> Params:
 
     Args:
       params: fresh parameters of a decoder with at least two layers, four heads (key/value heads too) and D = 4 H.
+
+    Raises:
+      ConfigError: the decoder has another shape.
     """
     D, H = config.hidden_size, config.head_dim
     if (config.num_attention_heads, config.num_key_value_heads, D) != (4, 4, 4 * H) or config.num_hidden_layers < 2:
