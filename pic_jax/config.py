@@ -371,8 +371,8 @@ class RunConfig:
 
     Attributes:
       seed: of initialisation, data order and sampling.
-      start: workdir of a run whose compressor this one goes on training (pretraining, then fine-tuning), or
-        `tiny_base/pic`, `tiny_base/icae`, which ship with the package; '' is fresh.
+      start: workdir of a run whose compressor this one goes on training (pretraining, then fine-tuning); ''
+        is fresh.
       base: folder of the frozen target in HF format (`$NAME` at its start is an environment variable), or
         `tiny_base`, the small model in the package.
       dtype: compute dtype; trained parameters and optimizer state stay float32.

@@ -25,10 +25,8 @@ TINY_BASE = Path(__file__).parent / 'tiny_base'
 
 
 def named_folder(name: str) -> Path:
-    """The folder that a setting names: `tiny_base[/...]` is in the package, `$NAME/...` starts at a variable."""
-    if name.split('/')[0] == TINY_BASE.name:
-        return TINY_BASE.parent / name
-    return expand(name)
+    """The folder that a setting names: `tiny_base` is in the package, `$NAME/...` starts at a variable."""
+    return TINY_BASE if name == TINY_BASE.name else expand(name)
 
 
 class Program(NamedTuple):

@@ -10,7 +10,7 @@ from pic_jax.compressors.base import init_specials, like_words
 from pic_jax.compressors.llm import decoder_memory
 from pic_jax.config import CompressorConfig
 from pic_jax.errors import ConfigError
-from pic_jax.masks import num_embeddings
+from pic_jax.masks import memory_slots, num_embeddings
 from pic_jax.memory import Memory
 from pic_jax.models.decoder import Decoder, Params
 
@@ -34,7 +34,7 @@ class ConstantMemory:
         """The same vectors for every row; neither `base` nor the tokens are read."""
         self.check_length(tokens_BS.shape[1])
         ratio = self.config.ratio
-        slot_M = jnp.arange(-(-tokens_BS.shape[1] // ratio), dtype=jnp.int32)
+        slot_M = jnp.arange(memory_slots(self.config, tokens_BS.shape[1]), dtype=jnp.int32)
         embeddings_MD = trainable['memory_embeddings'][slot_M].astype(self.decoder.dtype)
         valid_BM = slot_M[None] * ratio < lengths_B[:, None]
         embeddings_BMD = jnp.broadcast_to(embeddings_MD[None], (len(lengths_B), *embeddings_MD.shape))

@@ -145,7 +145,7 @@ def packed(records: Sequence[TokenisedRecord], cfg: DataConfig, eos_id: int | No
     results: list[TokenisedRecord] = []
     room = 0
     for record in records:
-        length = len(record.question) + len(record.answer) + (eos_id is not None)
+        length = _question_tokens(record, eos_id)
         last = results[-1] if results else None
         if (
             last is not None
@@ -159,6 +159,11 @@ def packed(records: Sequence[TokenisedRecord], cfg: DataConfig, eos_id: int | No
             results.append(record)
             room = cfg.answer_length - length
     return results
+
+
+def _question_tokens(record: TokenisedRecord, eos_id: int | None) -> int:
+    """Tokens of a record's question, answer and end token."""
+    return len(record.question) + len(record.answer) + (eos_id is not None)
 
 
 def _all_scored(tokens: np.ndarray) -> Target:
@@ -201,7 +206,7 @@ def _check_lengths(record: TokenisedRecord, cfg: DataConfig, objectives: Sequenc
             f'{record.source}: the context has {len(record.context)} tokens, expected 1 to '
             f'data.context_length={cfg.context_length} (cutting it could lose the answer)'
         )
-    length = len(record.question) + len(record.answer) + (eos_id is not None)
+    length = _question_tokens(record, eos_id)
     if 'ft' in objectives and length > cfg.answer_length:
         raise PicJaxError(
             f'{record.source}: template, prompt and answer have {length} tokens, expected at most '

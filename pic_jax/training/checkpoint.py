@@ -10,7 +10,6 @@ from orbax.checkpoint.checkpoint_managers import LatestN
 from pic_jax.config import RunConfig
 from pic_jax.errors import PicJaxError
 from pic_jax.run import Run
-from pic_jax.training import weights
 from pic_jax.training.step import init_state
 
 MAX_LISTED = 8
@@ -89,15 +88,11 @@ def _leaves(tree: Any) -> dict[str, str]:
 
 
 def restore_trainable(run: Run, config: RunConfig, workdir: Path) -> Any:
-    """The trained parameters in a workdir with that config, for the compressor of `run`.
-
-    They come from its newest checkpoint, or from compressor.safetensors in a folder that is shipped without any.
+    """The trained parameters in the newest checkpoint of a workdir with that config, for the compressor of `run`.
 
     Raises:
-      PicJaxError: there is neither, or it does not fit.
+      PicJaxError: there is no checkpoint, or it does not fit.
     """
-    if (workdir / weights.FILE).exists():
-        return weights.read_trainable(workdir, jax.eval_shape(run.init_trainable))
     if not (workdir / 'checkpoints').is_dir():
         raise PicJaxError(f'{workdir} has no checkpoint yet: train first')
     checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)

@@ -20,6 +20,7 @@ from pic_jax.memory import Memory
 from pic_jax.models import hf
 from pic_jax.models.decoder import Decoder, Params, init_params
 from pic_jax.models.scoring import Totals, text_logits
+from pic_jax.run import named_folder
 from pic_jax.training.induction import with_induction
 from pic_jax.training.loop import Job, count, fit
 from pic_jax.training.objectives import Loss
@@ -71,7 +72,7 @@ def pretrain(config: PretrainConfig, workdir: Path) -> tuple[Path, float | None]
         if config.start:
             for name in ('tokenizer_config.json', 'tokenizer.json'):
                 folder.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(Path(config.start) / name, folder / name)
+                shutil.copyfile(named_folder(config.start) / name, folder / name)
         else:
             train_tokenizer(folder, corpus_texts(config.seed), config.vocab_size)
     tokenizer = load_tokenizer(folder)
@@ -111,14 +112,13 @@ def initial_params(decoder: Decoder, config: PretrainConfig) -> Params:
     copying circuits of training/induction.py.
     """
     if config.start:
-        found = hf.read_config(Path(config.start))
+        folder = named_folder(config.start)
+        found = hf.read_config(folder)
         if found != config.decoder:
             raise ConfigError(f'start={config.start} holds {found}, the settings give {config.decoder}')
-        return jax.tree.map(jnp.asarray, hf.load_params(Path(config.start), found, jnp.float32))
+        return jax.tree.map(jnp.asarray, hf.load_params(folder, found, jnp.float32))
 
     def rescale(path, x):
-        if path[-1].key == 'embedding':
-            return x * (0.05 / 0.02)
         if path[-1].key != 'kernel':
             return x
         writes = path[-2].key in ('o_proj', 'down_proj')
