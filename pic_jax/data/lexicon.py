@@ -1,4 +1,8 @@
-"""Words and sentences of the generated documents. Every way to tell a fact answers every way to ask for it."""
+"""Words and sentences of the generated documents.
+
+Every way to tell a fact answers every way to ask for it, and names the person before the value: a small decoder that
+reads from left to right binds a value to a name that it has already seen, but hardly ever to one that is still to come.
+"""
 
 import dataclasses
 
@@ -51,14 +55,14 @@ ATTRIBUTES = (
         (
             '{name} works as a {value} and seldom takes a whole day off.',
             'For most of the year {name} earns a living as a {value}.',
-            'A {value} by training and by habit, {name} has never wanted any other job.',
-            'If you need a good {value} in this valley, people will send you to {name}.',
+            'By training and by habit {name} is a {value}, and has never wanted any other job.',
+            'People in this valley send for {name} whenever they need a good {value}.',
             'Ever since leaving school {name} has been employed as a {value}.',
-            'The brass plate by the gate says {value}, and it belongs to {name}.',
+            'The brass plate by the gate of {name} says {value} in large letters.',
         ),
         (
             '{name} works as a {value}, while {name2} has been a {value2} since school.',
-            'The county has a skilled {value} in {name} and a careful {value2} in {name2}.',
+            'The county has in {name} a skilled {value} and in {name2} a careful {value2}.',
             'Of the old classmates, {name} became a {value} and {name2} became a {value2}.',
         ),
         (
@@ -73,9 +77,9 @@ ATTRIBUTES = (
         (
             '{name} lives in {value}, in a narrow house close to the station.',
             'Letters meant for {name} are always sent to the post office in {value}.',
-            'In {value}, behind the old church, stands the house where {name} lives.',
+            'The house where {name} lives stands in {value}, behind the old church.',
             'The town that {name} calls home, in fair weather and in foul, is {value}.',
-            'Ask in {value} for the way to {name}, and any neighbour will point out the house.',
+            'To find {name}, go to {value}, where any neighbour will point out the house.',
             'Anyone looking for {name} must take the road to {value} and knock there.',
         ),
         (
@@ -96,9 +100,9 @@ ATTRIBUTES = (
             'The front door of {name} is painted {value}, and its brass is always polished.',
             'You can tell the house of {name} from afar by its {value} door.',
             'Last spring {name} gave the front door a fresh coat of {value} paint.',
-            'Look for the {value} door at the end of the lane, and knock there for {name}.',
-            'With a tin of {value} paint and a new brush, {name} did the whole door again.',
-            'Painted {value} from top to bottom, the entrance to the house of {name} is easy to find.',
+            'Visitors to {name} must look for a {value} door at the end of the lane.',
+            'With a new brush {name} did the whole door again from a tin of {value} paint.',
+            'The entrance to the house of {name}, painted {value} from top to bottom, is easy to find.',
         ),
         (
             'The door of {name} has always been {value}, whereas {name2} chose {value2} for the entrance.',
@@ -115,15 +119,15 @@ ATTRIBUTES = (
         _words('two three four five six seven eight nine ten eleven twelve'),
         (
             '{name} keeps {value} cats, and every one of them is spoiled.',
-            'There are {value} cats asleep in the kitchen of {name} on a wet day.',
-            'At the last count there were {value} cats in the care of {name}.',
+            'In the kitchen of {name} there are {value} cats asleep on a wet day.',
+            'At the last count the household of {name} came to {value} cats.',
             'Neighbours say that {name} shares the house with {value} cats and a great many cushions.',
-            'Over the years {value} stray cats have found a warm bed with {name}.',
+            'With {name} a warm bed has been found for {value} stray cats over the years.',
             'At breakfast {name} puts out {value} saucers of milk, one for each cat.',
         ),
         (
             'While {name} has {value} cats to feed, {name2} feeds {value2}, and none are thin.',
-            'The count of cats came to {value} for {name} and to {value2} for {name2}.',
+            'By the count of cats {name} came to {value} and {name2} to {value2}, kittens included.',
         ),
         (
             'How many cats does {name} have?',
@@ -136,16 +140,16 @@ ATTRIBUTES = (
         tuple(str(year) for year in range(1900, 2000)),
         (
             '{name} first came to the county in {value} and decided to stay.',
-            'It was in {value} that {name} arrived here with a single suitcase.',
+            'Holding a single suitcase, {name} arrived here in {value} and asked for a room.',
             'The parish book says that {name} moved here in {value}, in heavy rain.',
-            'In the summer of {value} the evening train brought {name} and a few boxes to our valley.',
+            'The evening train brought {name} and a few boxes to our valley in {value}.',
             '{name} has lived among us since {value}, and is no longer called a newcomer.',
             'Nobody here had ever met {name} before {value}, the year of the move.',
         ),
         (
             '{name} moved here in {value}, whereas {name2} arrived in {value2} by the evening train.',
             'In the list of arrivals {name} stands under {value} and {name2} under {value2}.',
-            'The newcomer of {value} was {name}, and the newcomer of {value2} was {name2}.',
+            'We remember {name} as the newcomer of {value}, and {name2} as that of {value2}.',
         ),
         (
             'In which year did {name} arrive here?',
@@ -162,10 +166,10 @@ ATTRIBUTES = (
         (
             'On quiet evenings {name} plays the {value} by an open window.',
             'As a child {name} learned to play the {value} from an aunt.',
-            'The {value} in the village band is played by {name} and nobody else.',
-            'When the sound of the {value} drifts over the roofs, it is {name} practising again.',
+            'In the village band nobody but {name} may play the {value}.',
+            'When {name} is practising again, the sound of the {value} drifts over the roofs.',
             'Every night {name} spends an hour on scales and tunes for the {value}.',
-            'All the music teachers agree that on the {value} no pupil was quicker than {name}.',
+            'All the music teachers agree that no pupil was quicker than {name} on the {value}.',
         ),
         (
             'In the village band {name} plays the {value} and {name2} is heard on the {value2}.',
@@ -186,8 +190,8 @@ ATTRIBUTES = (
         (
             'Guests know that the way to please {name} is to bring some {value}.',
             'Nothing on any table pleases {name} more than a good helping of {value}.',
-            'Put {value} on the table, and {name} will be the first to sit down.',
-            'The mere mention of {value} is enough to make {name} hungry.',
+            'The first to sit down is {name}, if there is {value} on the table.',
+            'Nothing makes {name} hungry like the mere mention of {value}.',
             'Of all the things to eat, {name} likes {value} by far the best.',
             'Even on a full stomach {name} could never say no to {value}.',
         ),
@@ -209,9 +213,9 @@ ATTRIBUTES = (
         ),
         (
             'In a locked cupboard {name} keeps one old treasure, a {value}.',
-            'A {value} is the one treasure that {name} would never sell.',
+            'The one treasure that {name} would never sell is a {value}.',
             'The dearest possession of {name} is a {value} wrapped in soft cloth.',
-            'Many a dealer has offered good money for the {value} that {name} inherited.',
+            'Many a dealer has offered {name} good money for a certain inherited {value}.',
             'From a grandmother {name} inherited a {value}, and it is shown to nobody.',
             'If the house were on fire, {name} would carry out the precious old {value} first.',
         ),
@@ -232,9 +236,9 @@ ATTRIBUTES = (
         ),
         (
             '{name} has a tame {value} that follows visitors to the gate.',
-            'A {value} with a bad temper is the pet and the darling of {name}.',
+            'The pet and the darling of {name} is a {value} with a bad temper.',
             'Before breakfast {name} always feeds a {value} that answers to its own name.',
-            'The {value} that sleeps behind the shed was raised by {name} from birth.',
+            'Behind the shed of {name} sleeps a {value}, raised by hand from birth.',
             'Children stop at the fence of {name} because they may stroke the {value}.',
             'Some time ago {name} bought a young {value} at the fair and grew fond of it.',
         ),
@@ -253,10 +257,10 @@ ATTRIBUTES = (
         _words('Monday Tuesday Wednesday Thursday Friday Saturday Sunday'),
         (
             '{name} pays us a visit every {value}, whatever the weather may be.',
-            'On {value} afternoons, as a rule, {name} comes to call and stays for supper.',
-            'If there is a knock on {value}, it is surely {name} coming to call.',
+            'As a rule {name} comes to call on {value} afternoons and stays for supper.',
+            'It is surely {name} coming to call if there is a knock on {value}.',
             'The weekly visit of {name} falls on a {value}, just after lunch.',
-            'We bake a cake for {value}, since that is when {name} drops in.',
+            'We bake a cake for {name}, who drops in on {value} and likes it sweet.',
             'Each week {name} turns up on {value} and sits by our stove.',
         ),
         (
@@ -277,15 +281,15 @@ ATTRIBUTES = (
         ),
         (
             'In a corner of the garden {name} planted a {value} that has grown well.',
-            'The {value} by the garden wall was set in the ground by {name}.',
+            'By the garden wall {name} set a {value} in the ground with both hands.',
             'With a spade and plenty of water {name} put a young {value} into the soil.',
-            'Beside the path grows a {value}, planted with great patience by {name}.',
+            'Beside the path {name} planted, with great patience, a {value}.',
             'Each spring {name} looks for new buds on the {value} behind the house.',
             'The garden of {name} is known for its {value}, which strangers stop to admire.',
         ),
         (
             '{name} planted a {value} by the gate, and {name2} put in a {value2} instead.',
-            'Between the hedges a {value} grows for {name} and, next door, a {value2} for {name2}.',
+            'Between the hedges of {name} grows a {value} and, next door, for {name2} a {value2}.',
         ),
         (
             'What did {name} plant in the garden?',
@@ -302,10 +306,10 @@ ATTRIBUTES = (
         (
             'In every free hour {name} goes in for {value}, and gets better at it.',
             'The favourite pastime of {name} is {value}, in good times and in bad.',
-            'For the sake of {value}, so they say, {name} once missed a wedding supper.',
-            'There is a cup for {value} on the shelf, won by {name} long ago.',
+            'They say that {name} once missed a wedding supper for the sake of {value}.',
+            'On the shelf of {name} is a cup for {value}, won long ago.',
             'When the work is done, {name} thinks of nothing but {value} until bedtime.',
-            'A club for {value} was founded in the school hall by {name}.',
+            'In the school hall {name} founded a club for {value}, which still meets.',
         ),
         (
             '{name} gives up every holiday to {value}, while {name2} is devoted to {value2}.',
@@ -491,8 +495,8 @@ ICL_TOLD = (
     'Everyone agrees that {word} is a {label}.',
     'They always call {word} a {label}.',
     'Among them, {word} counts as a {label}.',
-    'A {label} is what they call {word}.',
-    'In the club named {label} sits {word}.',
+    'What they call {word} is a {label}.',
+    'In the club that {word} sits in, all are called {label}.',
     'Say {word}, and they answer {label}.',
 )
 ICL_ASKED = (
