@@ -21,8 +21,9 @@ from pic_jax.interop.contexts import from_memory as from_memory_to_stored
 from pic_jax.memory import Memory
 from pic_jax.models.generation import GREEDY, Sampling, generate
 from pic_jax.models.inputs import from_memory, word_memory
-from pic_jax.run import Run, open_run
+from pic_jax.run import Run, named_folder, open_run
 from pic_jax.training.checkpoint import restore_trainable
+from pic_jax.training.weights import write_weights
 from pic_jax.training.workdir import read_config
 
 # Prompts are padded to a multiple of this many tokens, so that few lengths are compiled.
@@ -147,11 +148,15 @@ class TrainedCompressor:
             )
         return to_memory(stored)
 
+    def save(self, folder: str | Path) -> None:
+        """Writes config.json and the weights (bfloat16): a small folder to load, or to train on from (`start`)."""
+        write_weights(Path(folder), self.run.config, self.trainable)
+
     @property
     def special_name(self) -> str:
-        """The special vector that suits generation: the one of the first trained objective out of ft, lm, ae."""
+        """The special vector that suits generation: that of the first trained objective out of ft, lm, ae, or lm's."""
         trained = self.run.config.objective.names
-        return next(name for name in ('ft', 'lm', 'ae') if name in trained)
+        return next((name for name in ('ft', 'lm', 'ae') if name in trained), 'lm')
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -177,14 +182,14 @@ class TrainedCompressor:
 
 
 def load(workdir: str | Path) -> TrainedCompressor:
-    """The compressor of a workdir, from its newest checkpoint.
+    """The compressor of a workdir, from its newest checkpoint, or of a folder that `TrainedCompressor.save` wrote.
 
     Raises:
       PicJaxError: the folder is not a workdir, has no checkpoint, or the checkpoint does not fit its config.json.
     """
-    workdir = Path(workdir)
+    workdir = named_folder(str(workdir))
     run = open_run(read_config(workdir))
-    return TrainedCompressor(run, restore_trainable(run, run.config, workdir))
+    return TrainedCompressor(run, restore_trainable(run, workdir))
 
 
 def pad(rows: Sequence[np.ndarray], multiple: int = 1) -> tuple[np.ndarray, np.ndarray]:

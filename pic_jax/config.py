@@ -293,18 +293,23 @@ class ObjectiveConfig:
       lm: the continuation after the [LM] vector.
       ft: the answer after the [FT] vector and the prompt.
       distill: KL divergence to the same frozen model reading the full context, on the targets of lm and ft.
+      words: squared distance of every memory vector to a mixture of the word embeddings of its own tokens. Alone it
+        is a cheap first stage: the decoder reads no memory.
     """
 
     ae: float = 0.0
     lm: float = 1.0
     ft: float = 0.0
     distill: float = 0.0
+    words: float = 0.0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             weight = getattr(self, field.name)
             _require(0 <= weight < math.inf, f'objective.{field.name}', weight, 'a finite weight of at least 0')
-        _require(bool(self.names), 'objective', self.names, 'a positive weight for one of ae, lm, ft')
+        _require(
+            bool(self.names or self.words), 'objective', self.names, 'a positive weight for one of ae, lm, ft, words'
+        )
         if self.distill:
             _require(self.lm + self.ft > 0, 'objective.distill', self.distill, '0 unless lm or ft has a weight')
 
@@ -316,7 +321,7 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Global-norm clipping, then `adamw`, or `muon` for the layers of a decoder that is trained whole.
+    """Global-norm clipping, then `adamw`, or `muon` for the layers' matrices: kernels, or an adapter's factors.
 
     The learning rate warms up linearly, then stays or decays to 0.
     """
@@ -407,8 +412,9 @@ class RowsConfig:
 
     Attributes:
       documents: rows of a document, then its questions with answers. repeats: a document, a marker, the document
-        again. mixtures: as documents and repeats in turn, with mixtures of word embeddings in the context's place.
-      row_length: tokens of a document or repeat row. text_length: tokens behind the mixtures of a mixture row.
+        again. mixtures: a document repeated from mixtures of its word embeddings in the context's place; notes:
+        questions answered from mixtures in which what tells a fact shares a vector and stands out.
+      row_length: tokens of a document or repeat row. text_length: tokens behind the mixtures.
       mixture_slots: vectors a mixed context may take; mixture_ratios: tokens per vector, drawn per row.
       copies: rows of `copy_length` random tokens, repeated with a period of 2 to `copy_period`.
       text, answer, repeat, mixture, copy: loss weights of document and question tokens, answers, the second time of a
@@ -419,6 +425,7 @@ class RowsConfig:
     repeats: int = 0
     row_length: int = 512
     mixtures: int = 0
+    notes: int = 0
     mixture_slots: int = 128
     mixture_ratios: tuple[int, ...] = (2, 4, 8, 16)
     text_length: int = 224
@@ -432,7 +439,7 @@ class RowsConfig:
     copy: float = 1.0
 
     def __post_init__(self):
-        kinds = ('documents', 'repeats', 'mixtures', 'copies')
+        kinds = ('documents', 'repeats', 'mixtures', 'notes', 'copies')
         for name in kinds:
             _require(getattr(self, name) >= 0, f'rows.{name}', getattr(self, name), 'at least 0')
         _require(any(getattr(self, name) for name in kinds), 'rows', 0, f'rows of at least one of {", ".join(kinds)}')

@@ -25,8 +25,9 @@ TINY_BASE = Path(__file__).parent / 'tiny_base'
 
 
 def named_folder(name: str) -> Path:
-    """The folder that a setting names: `tiny_base` is in the package, `$NAME/...` starts at a variable."""
-    return TINY_BASE if name == TINY_BASE.name else expand(name)
+    """The folder that a setting names: `tiny_base[/...]` is in the package, `$NAME/...` starts at a variable."""
+    first, _, rest = name.partition('/')
+    return TINY_BASE / rest if first == TINY_BASE.name else expand(name)
 
 
 class Program(NamedTuple):
@@ -111,7 +112,7 @@ def open_run(config: RunConfig) -> Run:
 def full_context_fits(run: Run) -> bool:
     """Whether the decoder has positions for every word of a context and the longest text behind it."""
     data = run.config.data
-    longest = max(data.text_length(name) for name in run.config.objective.names)
+    longest = max((data.text_length(name) for name in run.config.objective.names), default=0)
     return len(run.prefix) + data.context_length + longest <= run.decoder.config.max_position_embeddings
 
 

@@ -40,9 +40,14 @@ def text_logits(
 
 def nll(logits_BTV: jax.Array, tokens_BT: jax.Array, is_target_BT: jax.Array) -> Totals:
     """Negative log likelihood of the target tokens, in nats."""
+    nats_BT = token_nats(logits_BTV, tokens_BT)
+    return Totals(jnp.sum(jnp.where(is_target_BT, nats_BT, 0), axis=1), jnp.sum(is_target_BT, axis=1))
+
+
+def token_nats(logits_BTV: jax.Array, tokens_BT: jax.Array) -> jax.Array:
+    """[B, T] negative log likelihood of every token, in nats."""
     log_probs_BTV = jax.nn.log_softmax(logits_BTV, axis=-1)
-    chosen_BT = jnp.take_along_axis(log_probs_BTV, tokens_BT[..., None], axis=-1)[..., 0]
-    return Totals(-jnp.sum(jnp.where(is_target_BT, chosen_BT, 0), axis=1), jnp.sum(is_target_BT, axis=1))
+    return -jnp.take_along_axis(log_probs_BTV, tokens_BT[..., None], axis=-1)[..., 0]
 
 
 def hits(logits_BTV: jax.Array, tokens_BT: jax.Array, is_target_BT: jax.Array) -> jax.Array:

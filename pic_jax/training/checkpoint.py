@@ -7,9 +7,9 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
-from pic_jax.config import RunConfig
 from pic_jax.errors import PicJaxError
 from pic_jax.run import Run
+from pic_jax.training import weights
 from pic_jax.training.step import init_state
 
 MAX_LISTED = 8
@@ -87,14 +87,17 @@ def _leaves(tree: Any) -> dict[str, str]:
     }  # fmt: skip
 
 
-def restore_trainable(run: Run, config: RunConfig, workdir: Path) -> Any:
-    """The trained parameters in the newest checkpoint of a workdir with that config, for the compressor of `run`.
+def restore_trainable(run: Run, workdir: Path) -> Any:
+    """The trained parameters in a run's workdir: its newest checkpoint, or the file of weights that it holds instead.
 
     Raises:
       PicJaxError: there is no checkpoint, or it does not fit.
     """
+    if (workdir / weights.NAME).is_file():
+        return weights.read_weights(workdir, jax.eval_shape(run.init_trainable))
     if not (workdir / 'checkpoints').is_dir():
         raise PicJaxError(f'{workdir} has no checkpoint yet: train first')
+    config = run.config
     checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)
     try:
         step = checkpoints.latest_step

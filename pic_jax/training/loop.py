@@ -1,27 +1,33 @@
 """The training loop: batches in, metrics.jsonl and checkpoints out; the same workdir resumes by itself."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from pic_jax.compressors.registry import make_compressor
 from pic_jax.config import TrainConfig
 from pic_jax.data.examples import TokenisedRecord, packed
 from pic_jax.data.loader import Batch, Batches
 from pic_jax.data.prepare import prepare
 from pic_jax.errors import ConfigError, PicJaxError
-from pic_jax.evaluation.harness import Scores, methods_of, score
+from pic_jax.evaluation.harness import Scores, batches_of, methods_of, score
 from pic_jax.evaluation.metrics import gap_share
-from pic_jax.masks import memory_slots
+from pic_jax.masks import memory_slots, num_embeddings
+from pic_jax.models.scoring import Totals
 from pic_jax.run import Run, check_fits, named_folder
 from pic_jax.training.checkpoint import Checkpoints, restore_trainable
-from pic_jax.training.objectives import Loss, compressor_loss
+from pic_jax.training.objectives import Loss, compressor_loss, words_totals
 from pic_jax.training.step import TrainState, init_state, make_train_step
 from pic_jax.training.workdir import compare_config, read_config, write_config
 from pic_jax.training.writers import MetricsFile, Progress, Record, make_progress
+
+RESIZABLE = ('ratio', 'chunk_size', 'window', 'context_length')  # what a compressor may change when it trains on
 
 
 class Job(NamedTuple):
@@ -76,6 +82,9 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
 def initial_trainable(run: Run) -> Any:
     """Fresh parameters, or those of the compressor in `config.start`.
 
+    That compressor may have been trained at another ratio and on other lengths (RESIZABLE); its memory embeddings are
+    then repeated or left out at even distances.
+
     Raises:
       PicJaxError: that workdir has no checkpoint.
       ConfigError: it holds another compressor.
@@ -83,12 +92,16 @@ def initial_trainable(run: Run) -> Any:
     if not run.config.start:
         return run.init_trainable()
     folder = named_folder(run.config.start)
-    config = read_config(folder)
-    for name in ('base', 'compressor'):
-        ours, theirs = getattr(run.config, name), getattr(config, name)
-        if ours != theirs:
-            raise ConfigError(f'start={run.config.start} has {name}={theirs}, this run has {name}={ours}')
-    return restore_trainable(run, config, folder)
+    config, ours = read_config(folder), run.config.compressor
+    resized = dataclasses.replace(config.compressor, **{name: getattr(ours, name) for name in RESIZABLE})
+    for name, theirs, own in ('base', config.base, run.config.base), ('compressor', resized, ours):
+        if theirs != own:
+            raise ConfigError(f'start={run.config.start} has {name}={theirs}, this run has {name}={own}')
+    saved = dataclasses.replace(run, config=config, compressor=make_compressor(config.compressor, run.decoder))
+    trainable = restore_trainable(saved, folder)
+    embeddings_MD = trainable['memory_embeddings']
+    rows = np.arange(num_embeddings(ours)) * len(embeddings_MD) // num_embeddings(ours)
+    return trainable | {'memory_embeddings': embeddings_MD[rows]}
 
 
 def fit(job: Job, workdir: Path) -> Any:
@@ -212,12 +225,18 @@ def make_validation(run: Run, records: Sequence[TokenisedRecord]) -> Callable[[A
     Fields: `loss` (weighted as in training, without distill), `<objective>_nats`, `<objective>_exact` (share of
     examples whose every target token is the first choice where the right text precedes), nats with `_<control>` for
     every control, and `<objective>_gap_share` = (no_context - method) / (no_context - full_context). Controls that
-    do not depend on the compressor are scored once.
+    do not depend on the compressor are scored once. `words_distance` is the loss `words` per vector.
     """
     method, *controls = methods_of(run)
     limit = run.config.train.eval_examples
     weights = {name: getattr(run.config.objective, name) for name in run.config.objective.names}
     fixed: dict[str, Scores] = {}
+
+    @jax.jit
+    def distances(trainable: Any, batch: Batch) -> Totals:
+        memory = run.compressor.compress(run.base, trainable, batch['context'], batch['context_length'])
+        totals = words_totals(run, run.base, memory, batch['context'], batch['context_length'])
+        return jax.tree.map(lambda x: jnp.where(batch['index'] >= 0, x, 0), totals)
 
     def validate(trainable: Any) -> Record:
         if not fixed:
@@ -225,6 +244,12 @@ def make_validation(run: Run, records: Sequence[TokenisedRecord]) -> Callable[[A
             fixed.update(score(run, trainable, records, names, limit))
         scores = fixed | score(run, trainable, records, (method, 'shuffled_memory'), limit)
         record = {'loss': sum(weight * scores[method].per_token(name) for name, weight in weights.items())}
+        if run.config.objective.words:
+            parts = [distances(trainable, batch) for batch in batches_of(run, records, limit)]
+            record['words_distance'] = float(
+                sum(part.nats.sum() for part in parts) / sum(part.tokens.sum() for part in parts)
+            )
+            record['loss'] += run.config.objective.words * record['words_distance']
         for name in weights:
             nats = {other: scores[other].per_token(name) for other in (method, *controls)}
             record[f'{name}_nats'] = nats.pop(method)

@@ -22,7 +22,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW, or Muon on the layers' kernels and AdamW (with Nesterov momentum) on the rest.
+    """Clip by global norm, then AdamW, or Muon on the layers' matrices and AdamW (with Nesterov momentum) on the rest.
 
     Both decay every trained tensor (decoupled). Muon: optax.contrib.muon, after Jordan et al. 2024.
     """
@@ -36,17 +36,17 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             adam_b1=config.b1,
             adam_b2=config.b2,
             adam_weight_decay=config.weight_decay,
-            muon_weight_dimension_numbers=_kernels,
+            muon_weight_dimension_numbers=_matrices,
             consistent_rms=MUON_RMS,
         )
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
 
 
-def _kernels(params: Any) -> Any:
-    """Muon's dimension numbers of every stacked kernel [L, in, out]; None elsewhere."""
+def _matrices(params: Any) -> Any:
+    """Muon's dimension numbers of every stacked kernel or adapter factor [L, in, out]; None elsewhere."""
 
     def of(path, leaf):
-        stacked = path[-1].key == 'kernel' and leaf.ndim == 3
+        stacked = path[-1].key in ('kernel', 'lora_A', 'lora_B') and leaf.ndim == 3
         return optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2) if stacked else None
 
     return jax.tree_util.tree_map_with_path(of, params)

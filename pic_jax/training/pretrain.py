@@ -19,7 +19,7 @@ from pic_jax.files import write_text
 from pic_jax.memory import Memory
 from pic_jax.models import hf
 from pic_jax.models.decoder import Decoder, Params, init_params
-from pic_jax.models.scoring import Totals, text_logits
+from pic_jax.models.scoring import Totals, text_logits, token_nats
 from pic_jax.run import named_folder
 from pic_jax.training.induction import with_induction
 from pic_jax.training.loop import Job, count, fit
@@ -139,7 +139,7 @@ def pretrain_loss(decoder: Decoder, config: PretrainConfig) -> Loss:
     """Next-token losses, each averaged over its own tokens; only losses whose rows the stage has."""
     rows = config.rows
     has = {'text': rows.documents + rows.repeats, 'answer': rows.documents, 'repeat': rows.repeats,
-           'mixture_answer': rows.mixtures, 'mixture_text': rows.mixtures, 'copy': rows.copies}  # fmt: skip
+           'mixture_answer': rows.notes, 'mixture_text': rows.mixtures, 'copy': rows.copies}  # fmt: skip
     weights = {name: getattr(rows, name.split('_')[0]) for name, number in has.items() if number}
 
     def totals(params: Params, _: None, batch: dict[str, Any]) -> dict[str, Totals]:
@@ -162,14 +162,14 @@ def token_scores(decoder: Decoder, params: Params, kind: str, rows: dict[str, An
         words_BSD = decoder.apply({'params': params}, rows['context'], method='embed')
         mixed_BKD = jnp.einsum('bks,bsd->bkd', rows['weights'], words_BSD)
         slot_BK = jnp.broadcast_to(jnp.arange(mixed_BKD.shape[1], dtype=jnp.int32), mixed_BKD.shape[:2])
-        memory = Memory(mixed_BKD, slot_BK, slot_BK < rows['slots'][:, None], rows['slots'])
+        slots_B, stride_B = rows['slots'], rows['stride']
+        memory = Memory(mixed_BKD, slot_BK * stride_B[:, None], slot_BK < slots_B[:, None], slots_B * stride_B)
         logits_BTV = text_logits(decoder, params, memory, None, (0,), tokens_BT)
         targets_BT, pad = tokens_BT, 0
     else:
         logits_BTV = decoder.apply({'params': params}, tokens_BT[:, :-1], method='forward')
         targets_BT, pad = tokens_BT[:, 1:], 1
-    log_probs_BTV = jax.nn.log_softmax(logits_BTV, axis=-1)
-    nats_BT = -jnp.take_along_axis(log_probs_BTV, targets_BT[..., None], axis=-1)[..., 0]
+    nats_BT = token_nats(logits_BTV, targets_BT)
     right_BT = jnp.argmax(logits_BTV, axis=-1) == targets_BT
     return jnp.pad(nats_BT, ((0, 0), (pad, 0))), jnp.pad(right_BT, ((0, 0), (pad, 0)))
 

@@ -51,7 +51,7 @@ SETTINGS = [
     (['--config.compressor.method=pik'], 2, ["compressor.method='pik'", 'icae, epl, pic']),
     (['--config.compressor.positions=end', '--config.compressor.position_origin=chunk',
       '--config.compressor.context_sees=causal'], 2, ['compressor.position_origin']),
-    (['--config.objective.lm=0'], 2, ['objective', 'a positive weight for one of ae, lm, ft']),
+    (['--config.objective.lm=0'], 2, ['objective', 'a positive weight for one of ae, lm, ft, words']),
     (['--config.objective.ft=1'], 2, ['objective.ft has no data', 'text.jsonl:1']),
     (['--config.base=$PIC_JAX_NOT_SET/model'], 2, ['PIC_JAX_NOT_SET is not set']),
     (['--config.base='], 2, ["base=''", 'the folder of a model']),

@@ -11,7 +11,7 @@ from pic_jax.memory import Memory
 from pic_jax.models.decoder import Decoder
 from pic_jax.models.inputs import word_memory
 from pic_jax.models.scoring import divergence, nll, text_logits
-from pic_jax.training.objectives import objective_totals
+from pic_jax.training.objectives import compressor_loss, objective_totals
 
 PREFIX = (5, 7)
 LENGTHS = [6, 1, 4]
@@ -130,3 +130,55 @@ def test_distill_is_zero_exactly_where_the_student_reads_what_the_teacher_reads(
     assert same.tokens.tolist() == [6, 3, 4]
     other = totals({'lm': last_word, 'ft': last_word + 1}, base)['distill']
     assert float(other.nats.min()) > 1e-3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FixedMemory:
+    """A compressor whose vectors were made before."""
+
+    memory: Memory
+
+    def compress(self, base, trainable, tokens_BS, lengths_B):
+        return self.memory
+
+
+def test_words_is_the_distance_to_mixtures_of_own_words_by_self_information(
+    target, bare_run, tiny_config, ragged_batch
+):
+    """Ratio 2, rows of 5, 2 and 6 tokens: 3, 1 and 3 vectors; what invalid vectors hold does not matter."""
+    decoder, base = target
+    rng = np.random.default_rng(4)
+    vectors = rng.standard_normal((3, 3, D)).astype(np.float32)
+    valid = np.arange(3)[None] < np.array([3, 1, 3])[:, None]
+    memory = Memory(jnp.array(vectors), jnp.zeros((3, 3), jnp.int32), jnp.array(valid), jnp.full(3, 3))
+    run = bare_run(tiny_config(), base, dict(method='icae', ratio=2), dict(lm=0.0, words=1.0), PREFIX)
+    run = dataclasses.replace(run, compressor=FixedMemory(memory))
+    batch = ragged_batch(64, S, [5, 2, 6], {})
+    got = jax.jit(lambda base: objective_totals(run, {}, base, batch))(base)['words']
+
+    table = np.asarray(base['embed_tokens']['embedding'], np.float64)
+    expected = np.zeros(3)
+    for row, n in enumerate([5, 2, 6]):
+        ids = batch['context'][row, :n]
+        read = np.concatenate([[PREFIX[-1]], ids[:-1]])[None]
+        log_probs = log_softmax(decoder.apply({'params': base}, jnp.array(read), method='forward')[0])
+        nats = -log_probs[np.arange(n), ids]
+        for slot in range(-(-n // 2)):
+            own = slice(2 * slot, min(2 * slot + 2, n))
+            mixture = nats[own] @ table[ids[own]] / np.linalg.norm(nats[own])
+            expected[row] += ((vectors[row, slot] - mixture) ** 2).sum()
+    np.testing.assert_allclose(got.nats, expected / (table**2).sum(axis=1).mean(), rtol=1e-3)
+    assert got.tokens.tolist() == [3, 1, 3]
+    assert compressor_loss(run).counts(batch)['words'] == 7
+
+
+def test_words_alone_trains_without_a_pass_of_the_decoder_over_memory(target, bare_run, tiny_config, ragged_batch):
+    _, base = target
+    run = bare_run(tiny_config(), base, dict(method='pic', ratio=2, chunk_size=4), dict(lm=0.0, words=1.0), PREFIX)
+    trainable = run.compressor.init(jax.random.key(0), base)
+    batch = ragged_batch(64, S, [5, 2, 6], {})
+    loss = compressor_loss(run)
+    assert loss.weights == {'words': 1.0}
+    grads = jax.jit(jax.grad(lambda t: jnp.sum(loss.totals(t, base, batch)['words'].nats)))(trainable)
+    assert not jax.tree.leaves(jax.tree.map(np.any, grads['special'])).count(True)
+    assert np.any(grads['memory_embeddings'])

@@ -49,12 +49,16 @@ def test_no_warm_up_starts_at_the_full_rate():
     assert rates(100, [0, 1, 50], schedule='constant', warmup_steps=0) == pytest.approx([0.5, 0.5, 0.5])
 
 
-def test_muon_moves_stacked_kernels_orthogonally_and_the_rest_as_adamw():
+def test_muon_moves_stacked_matrices_orthogonally_and_the_rest_as_adamw():
     """AdamW with Nesterov momentum, as optax.contrib.muon has it."""
     config = OptimizerConfig(name='muon', learning_rate=0.1, schedule='constant', warmup_steps=0, weight_decay=0.5)
     shapes = {
         'embed_tokens': {'embedding': (7, 6)},
-        'layers': {'q_proj': {'kernel': (2, 8, 6)}, 'up_proj': {'kernel': (2, 6, 8)}, 'norm': {'weight': (2, 6)}},
+        'layers': {
+            'q_proj': {'kernel': (2, 8, 6)},
+            'up_proj': {'lora_A': (2, 6, 4), 'lora_B': (2, 4, 9)},
+            'norm': {'weight': (2, 6)},
+        },
         'lm_head': {'kernel': (6, 7)},
     }
     rng = np.random.default_rng(0)
@@ -80,8 +84,8 @@ def test_muon_moves_stacked_kernels_orthogonally_and_the_rest_as_adamw():
     rest = ('embed_tokens', 'embedding'), ('layers', 'norm', 'weight'), ('lm_head', 'kernel')
     for path in rest:
         np.testing.assert_allclose(_leaf(updates, path), _leaf(expected, path), rtol=1e-6)
-    for name in ('q_proj', 'up_proj'):
-        for layer in _leaf(updates, ('layers', name, 'kernel')) + 0.1 * 0.5 * _leaf(params, ('layers', name, 'kernel')):
+    for path in ('q_proj', 'kernel'), ('up_proj', 'lora_A'), ('up_proj', 'lora_B'):
+        for layer in _leaf(updates, ('layers', *path)) + 0.1 * 0.5 * _leaf(params, ('layers', *path)):
             singular = np.linalg.svd(layer, compute_uv=False)
             assert singular.max() < 2 * singular.min()  # five Newton-Schulz steps come this close
             assert 0.5 < np.sqrt(np.mean(layer**2)) / (0.1 * MUON_RMS) < 1.5

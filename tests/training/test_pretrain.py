@@ -21,7 +21,7 @@ CONFIG = PretrainConfig(
     num_key_value_heads=4, max_position_embeddings=512,
     corpus=CorpusConfig(facts_per_context=5, words=1, questions=2),
     rows=RowsConfig(
-        documents=1, repeats=1, mixtures=2, copies=2, row_length=288, text_length=64, mixture_slots=48,
+        documents=1, repeats=1, mixtures=1, notes=1, copies=2, row_length=288, text_length=64, mixture_slots=48,
         mixture_ratios=(4,), copy_length=96, copy_period=8,
     ),
     optimizer=OptimizerConfig(learning_rate=1e-2, schedule='constant', warmup_steps=0),

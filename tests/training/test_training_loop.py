@@ -224,10 +224,27 @@ def test_a_run_may_go_on_from_another_runs_compressor(tmp_path, trained_workdir,
     assert records(tmp_path)[0]['loss'] == records(trained_workdir)[-1]['loss']
 
 
+@pytest.mark.parametrize(
+    ('ratio', 'chunk', 'rows'), [(4, 8, [0, 1]), (2, 8, [0, 0, 1, 1]), (8, 8, [0]), (4, 16, [0, 0, 1, 1])]
+)
+def test_a_start_at_another_ratio_keeps_everything_and_repeats_or_leaves_out_embeddings(
+    trained_workdir, ratio, chunk, rows
+):
+    config = read_config(trained_workdir)
+    assert (config.compressor.ratio, config.compressor.chunk_size) == (4, 8)
+    compressor = dataclasses.replace(config.compressor, ratio=ratio, chunk_size=chunk)
+    run = open_run(dataclasses.replace(config, compressor=compressor, start=str(trained_workdir)))
+    before, begins = pic_jax.load(trained_workdir).trainable, initial_trainable(run)
+    shapes = jax.tree.map(np.shape, begins)
+    assert shapes == jax.tree.map(np.shape, run.init_trainable())
+    assert np.array_equal(begins.pop('memory_embeddings'), before.pop('memory_embeddings')[np.array(rows)])
+    assert jax.tree.all(jax.tree.map(np.array_equal, begins, before))
+
+
 def test_a_start_with_another_compressor_or_none_is_refused(tmp_path, trained_workdir, tiny_config_file, capsys):
     train = ['train', f'--config={tiny_config_file}', f'--workdir={tmp_path / "run"}']
-    assert main([*train, f'--config.start={trained_workdir}', '--config.compressor.ratio=2']) == 2
-    assert re.search(r'start=.* has compressor=.*ratio=4.*this run has compressor=.*ratio=2', capsys.readouterr().err)
+    assert main([*train, f'--config.start={trained_workdir}', '--config.compressor.lora.rank=3']) == 2
+    assert re.search(r'start=.* has compressor=.*rank=2.*this run has compressor=.*rank=3', capsys.readouterr().err)
     assert main([*train, f'--config.start={tmp_path / "nothing"}']) == 1
     assert 'nothing is not a workdir' in capsys.readouterr().err
     assert not (tmp_path / 'run' / 'checkpoints').exists()

@@ -1,0 +1,56 @@
+"""A compressor's trained weights in one file, beside the config.json that says what they are (docs/FORMATS.md)."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, which safetensors needs)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from pic_jax.config import RunConfig
+from pic_jax.errors import PicJaxError
+from pic_jax.files import replacing
+from pic_jax.training.workdir import write_config
+
+NAME = 'compressor.safetensors'
+FORMAT, VERSION = 'pic-compressor', '1'
+
+
+def write_weights(folder: Path, config: RunConfig, trainable: Any) -> None:
+    """Writes config.json and the weights as bfloat16; makes the folder."""
+    write_config(folder, config)
+    tensors = {name: np.asarray(leaf.astype(jnp.bfloat16)) for name, leaf in _named(trainable).items()}
+    with replacing(folder / NAME) as temporary:
+        save_file(tensors, temporary, {'format': FORMAT, 'format_version': VERSION})
+
+
+def read_weights(folder: Path, like: Any) -> Any:
+    """Reads weights into a tree of the shapes (and as the float32) of `like`.
+
+    Raises:
+      PicJaxError: the file is not readable, not a compressor's, or of another one.
+    """
+    path, wanted = folder / NAME, _named(like)
+    try:
+        with safe_open(path, 'np') as file:
+            metadata = file.metadata() or {}
+            for key, valid in ('format', FORMAT), ('format_version', VERSION):
+                if metadata.get(key) != valid:
+                    raise PicJaxError(f'{path}: {key} is {metadata.get(key)!r}, expected {valid!r}')
+            found = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise PicJaxError(f'{path}: cannot be read ({error})') from error
+    for name in sorted(found.keys() | wanted.keys()):
+        shapes = [list(leaves[name].shape) if name in leaves else None for leaves in (found, wanted)]
+        if shapes[0] != shapes[1]:
+            raise PicJaxError(f'{path}: {name} has shape {shapes[0]}, expected {shapes[1]}')
+    leaves = [jnp.asarray(found[name], jnp.float32) for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """'lora.layers.mlp.up_proj.lora_A' -> leaf."""
+    return {'.'.join(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
