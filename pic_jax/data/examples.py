@@ -145,7 +145,7 @@ def packed(records: Sequence[TokenisedRecord], cfg: DataConfig, eos_id: int | No
     results: list[TokenisedRecord] = []
     room = 0
     for record in records:
-        length = _question_tokens(record, eos_id)
+        length = question_tokens(record, eos_id)
         last = results[-1] if results else None
         if (
             last is not None
@@ -161,7 +161,7 @@ def packed(records: Sequence[TokenisedRecord], cfg: DataConfig, eos_id: int | No
     return results
 
 
-def _question_tokens(record: TokenisedRecord, eos_id: int | None) -> int:
+def question_tokens(record: TokenisedRecord, eos_id: int | None) -> int:
     """Tokens of a record's question, answer and end token."""
     return len(record.question) + len(record.answer) + (eos_id is not None)
 
@@ -206,7 +206,7 @@ def _check_lengths(record: TokenisedRecord, cfg: DataConfig, objectives: Sequenc
             f'{record.source}: the context has {len(record.context)} tokens, expected 1 to '
             f'data.context_length={cfg.context_length} (cutting it could lose the answer)'
         )
-    length = _question_tokens(record, eos_id)
+    length = question_tokens(record, eos_id)
     if 'ft' in objectives and length > cfg.answer_length:
         raise PicJaxError(
             f'{record.source}: template, prompt and answer have {length} tokens, expected at most '

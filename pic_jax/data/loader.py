@@ -1,15 +1,17 @@
 """Batches of fixed shapes. What a training step sees is a function of (seed, step) and nothing else."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 
 from pic_jax.config import DataConfig
-from pic_jax.data.examples import Example, TokenisedRecord, make_example
+from pic_jax.data.examples import Example, TokenisedRecord, make_example, question_tokens
 from pic_jax.errors import ConfigError, PicJaxError
 
 Batch = dict[str, np.ndarray | dict[str, np.ndarray]]
+FT_MULTIPLE = 16  # scored questions are padded to a multiple of this
 
 
 class Batches:
@@ -71,10 +73,14 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """The first `limit` records in order, each once, with windows at their start.
 
-    The last batch is filled up with rows of index -1 and context length 1 that have no targets. Shapes and keys are
-    those of `Batches`, and `other` {`context`, `context_length`} is the context of another document for every row.
+    The last batch is filled up with rows of index -1 and context length 1 that have no targets. Keys are those of
+    `Batches`, and shapes too, but ft has no more room than the longest of `records` needs (training may pack several
+    questions); `other` {`context`, `context_length`} is the context of another document for every row.
     """
     records = records[:limit]
+    if 'ft' in objectives:
+        longest = max(question_tokens(record, eos_id) for record in records)
+        cfg = dataclasses.replace(cfg, answer_length=min(cfg.answer_length, -(-longest // FT_MULTIPLE) * FT_MULTIPLE))
     for first in range(0, len(records), batch_size):
         chosen = range(first, min(first + batch_size, len(records)))
         drawn = [(index, make_example(records[index], cfg, objectives, eos_id, None)) for index in chosen]

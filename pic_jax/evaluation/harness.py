@@ -133,17 +133,24 @@ def answer(
 
 
 def evaluate(
-    run: Run, trainable: dict[str, Any], records: Sequence[TokenisedRecord], limit: int
+    run: Run,
+    trainable: dict[str, Any],
+    records: Sequence[TokenisedRecord],
+    limit: int,
+    methods: Sequence[str] | None = None,
 ) -> tuple[list[Row], dict[str, list[str]]]:
     """The whole table: nats per token and share of the gap for every objective.
 
     For questions also EM and F1, and EM by the quarter of the context in which the answer is told. For reconstruction
     also the accuracy of tokens that follow the right text, and, for the method alone, scores of what it writes itself.
 
+    Args:
+      methods: those to score; by default `methods_of(run)`. Shares of the gap need full_context and no_context.
+
     Returns:
       the rows, and each method's answers where the run has questions.
     """
-    methods, names, records = methods_of(run), run.config.objective.names, records[:limit]
+    methods, names, records = methods or methods_of(run), run.config.objective.names, records[:limit]
     scores = score(run, trainable, records, methods, limit)
     length = np.mean([context_tokens(record, run.config.data, names) for record in records])
     rows, answers = [], {}
@@ -162,7 +169,7 @@ def evaluate(
         drawn = {method: scores[method].resampled(objective, picks) for method in methods}
         for method in methods:
             add(method, TASKS[objective], 'nats_per_token', value[method], _interval(drawn[method]))
-        if 'full_context' in methods and objective != 'ae':
+        if {'full_context', 'no_context'} <= set(methods) and objective != 'ae':
             for method in methods:
                 share = gap_share(value['no_context'], value['full_context'], value[method])
                 columns = drawn['no_context'], drawn['full_context'], drawn[method]
