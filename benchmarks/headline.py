@@ -1,0 +1,287 @@
+"""The papers' headline claims as one experiment on the shipped tiny base: PIC, EPL and ICAE at 4x, 16x and 64x.
+
+A compressor is pretrained at 4x (autoencoding in embedding space, then in tokens with continuation), fine-tuned on
+questions there, and trained on at doubled ratios. Every measured point leaves one small JSON file in
+benchmarks/results/headline; points that exist are skipped and interrupted runs resume, so the same command goes on
+where it stopped.
+
+    python benchmarks/headline.py ceilings    what k vectors can hold for this base, and what constant vectors give
+    python benchmarks/headline.py screen      PIC's options at 4x, by successive halving on validation
+    python benchmarks/headline.py rates       three learning rates per method at 4x, on validation
+    python benchmarks/headline.py main        every method, ratio and seed, on test
+
+`--part=0/2` runs every second training, so that two processes share the work.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from provenance import provenance
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / 'benchmarks' / 'results' / 'headline'
+CONFIG = ROOT / 'configs' / 'experiments' / 'headline.py'
+RATIOS, MEASURED, SEEDS = (4, 8, 16, 32, 64), (4, 16, 64), (0, 1, 2)
+RATES = (2.5e-4, 5e-4, 1e-3)
+DEFAULT_RATE = 5e-4
+CONSTANT = 'constant_memory'
+CEILING_EXAMPLES = 48
+# Each option of PIC, one at a time, against the preset (chunk-local, per_chunk, spread).
+SCREEN = {
+    'preset': [],
+    'context_causal': ['context_sees=causal'],
+    'context_memory': ['context_sees=chunk+memory'],
+    'recurrent': ['context_sees=chunk+memory', 'memory_sees_memory=previous'],
+    'per_window': ['memory_embeddings=per_window'],
+    'end': ['positions=end'],
+    'interleaved': ['positions=interleaved'],
+    'decoder_spread': ['decoder_positions=spread'],
+    'chunk_32': ['chunk_size=32'],
+}
+KEPT_FIELDS = ('step', 'loss', 'words_distance', 'ae_nats', 'lm_nats', 'ft_nats', 'ft_gap_share', 'ft_exact')
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One compressor on its way through the ratios: `options` are overrides of compressor.*, `scale` of the steps."""
+
+    phase: str
+    label: str
+    options: tuple[str, ...]
+    seed: int
+    rate: float
+    scale: float = 1.0
+    last: int = RATIOS[0]
+
+    def path(self, ratio: int) -> Path:
+        rate = f'-{self.rate:g}' if self.phase == 'rate' else ''
+        return RESULTS / f'{self.phase}-{self.label}{rate}-{ratio}x-s{self.seed}.json'
+
+    def stages(self) -> list[tuple[str, int]]:
+        """(stage, ratio) in order; constant vectors have nothing to reconstruct."""
+        pretraining = [] if self.label == CONSTANT else [('words', RATIOS[0]), ('pretrain', RATIOS[0])]
+        return pretraining + [('qa', ratio) for ratio in RATIOS if ratio <= self.last]
+
+
+def run_training(training: Training, workdir: Path) -> None:
+    """All stages of a training; writes the row of every measured ratio."""
+    from pic_jax.evaluation.plots import read_metrics
+    from pic_jax.training.loop import train
+
+    history, start = [], ''
+    for stage, ratio in training.stages():
+        # Pretraining does not depend on the learning rate of the questions.
+        owner = 'pretrained' if stage != 'qa' else f'{training.phase}-{training.rate:g}'
+        folder = workdir / f'{owner}-{training.label}-s{training.seed}-{training.scale:g}' / f'{stage}{ratio}'
+        run = open_stage(training, stage, ratio, start)
+        trainable = train(run, folder)
+        history.append(summary(stage, ratio, run, trainable, read_metrics(folder / 'metrics.jsonl')))
+        start = str(folder)
+        path = training.path(ratio)
+        if stage == 'pretrain' and training.phase == 'main':
+            history[-1]['rows'] = score(run, trainable, 'test', 48)
+        if stage == 'qa' and ratio in MEASURED and not path.exists():
+            row = dataclasses.asdict(training) | {'ratio': ratio, 'options': list(training.options)}
+            row |= provenance(training.seed) | {'stages': history}
+            row |= {'split': 'test' if training.phase == 'main' else 'validation'}
+            row |= {'rows': score(run, trainable, row['split'], 10**6)}
+            if training.phase == 'main':
+                row['word_lists'] = score_word_lists(training, ratio, start, trainable)
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(row, indent=1) + '\n')
+
+
+def open_stage(training: Training, stage: str, ratio: int, start: str, *more: str):
+    """The run of a stage."""
+    from pic_jax.cli.settings import load_file, resolve
+    from pic_jax.run import open_run
+
+    values = load_file(f'{CONFIG}:{stage},{ratio}')
+    steps = max(1, round(values['train']['steps'] * training.scale))
+    options = list(training.options)
+    if f'chunk_size={2 * chunk(RATIOS[0])}' in options:
+        options[options.index(f'chunk_size={2 * chunk(RATIOS[0])}')] = f'chunk_size={2 * chunk(ratio)}'
+    if 'window=chunk' in options:
+        options[options.index('window=chunk')] = f'window={chunk(ratio)}'
+    overrides = [f'compressor.{option}' for option in options]
+    overrides += [f'seed={training.seed}', f'start={start}', f'train.steps={steps}']
+    overrides += [f'train.{name}={max(1, -(-steps // 4))}' for name in ('eval_every', 'checkpoint_every')]
+    if stage == 'qa':
+        overrides.append(f'optimizer.learning_rate={training.rate}')
+    return open_run(resolve(values, [f'--config.{word}' for word in (*overrides, *more)]))
+
+
+def chunk(ratio: int) -> int:
+    """The chunk size of the experiment's config at a ratio."""
+    from pic_jax.cli.settings import load_file
+
+    return load_file(f'{CONFIG}:qa,{ratio}')['compressor']['chunk_size']
+
+
+def summary(stage: str, ratio: int, run, trainable, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """A stage's cost and validation curve."""
+    train = run.config.train
+    return {
+        'stage': stage,
+        'ratio': ratio,
+        'steps': train.steps,
+        'seconds': round(sum(record.get('elapsed_s', 0) for record in records), 1),
+        'context_tokens': train.steps * train.batch_size * run.config.data.context_length,
+        'flops_per_step': flops_per_step(run, trainable),
+        'curve': [
+            {key: round(record[key], 4) for key in KEPT_FIELDS if key in record}
+            for record in records
+            if record['split'] == 'validation'
+        ],
+    }
+
+
+def flops_per_step(run, trainable) -> float:
+    """XLA's count for one training step, before optimisation."""
+    import jax
+
+    from pic_jax.data.loader import Batches
+    from pic_jax.evaluation.harness import held_out
+    from pic_jax.training.objectives import compressor_loss
+    from pic_jax.training.step import init_state, make_train_step
+
+    config = run.config
+    records = held_out(run, 'validation')
+    batch = Batches(records, config.data, config.objective.names, run.eos_id, config.train.batch_size, 0)[0]
+    step = make_train_step(compressor_loss(run), config.optimizer, config.train)
+    state = jax.eval_shape(lambda: init_state(trainable, config.optimizer, config.train.steps))
+    return float(step.lower(state, run.base, batch).cost_analysis()['flops'])
+
+
+def score(run, trainable, split: str, limit: int) -> list[dict[str, Any]]:
+    """The table of the method itself; the controls are scored once, with the ceilings."""
+    from pic_jax.evaluation import harness, tables
+
+    records = harness.held_out(run, split)
+    return tables.to_dicts(harness.evaluate(run, trainable, records, limit, (run.config.compressor.method,))[0])
+
+
+def score_word_lists(training: Training, ratio: int, start: str, trainable) -> list[dict[str, Any]]:
+    """In-context learning: the same compressor on labelled word lists, which no stage trained on."""
+    run = open_stage(training, 'qa', ratio, start, 'data.corpus.word_lists=1.0')
+    return score(run, trainable, 'test', 10**6)
+
+
+def ceilings() -> None:
+    """Per measured ratio: vectors fitted to each question, and the controls that no training changes."""
+    from pic_jax.evaluation import harness, tables
+    from pic_jax.evaluation.optimised import optimised_memory
+
+    for ratio in MEASURED:
+        training = Training('ceiling', 'icae', METHODS['icae'], 0, DEFAULT_RATE)
+        path = training.path(ratio)
+        if path.exists():
+            continue
+        run = open_stage(training, 'qa', ratio, '')
+        fresh, records = run.init_trainable(), harness.held_out(run, 'test')
+        best = optimised_memory(run, fresh, records[:: len(records) // CEILING_EXAMPLES], 'ft', CEILING_EXAMPLES)
+        controls = harness.methods_of(run)[1:]
+        rows = tables.to_dicts(harness.evaluate(run, fresh, records, 10**6, controls)[0])
+        row = {'ratio': ratio, 'k': float(best.k.mean()), 'optimised_exact': best.exact('ft'), 'rows': rows,
+               'n': len(best.k), **provenance(0)}  # fmt: skip
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(row, indent=1) + '\n')
+
+
+def value(row: dict[str, Any], metric: str, task: str = 'qa') -> float:
+    """A cell of the method's own table."""
+    cells = [cell['value'] for cell in row['rows'] if (cell['task'], cell['metric']) == (task, metric)]
+    return cells[0] if cells else math.nan
+
+
+def stored(phase: str) -> list[dict[str, Any]]:
+    """The rows of a phase."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f'{phase}-*.json'))]
+
+
+def run_all(trainings: list[Training], workdir: Path, part: int, parts: int) -> None:
+    """The trainings of a part that have rows missing; those that share a pretraining share a part."""
+    pretrainings = list(dict.fromkeys((training.label, training.seed) for training in trainings))
+    for training in trainings:
+        if pretrainings.index((training.label, training.seed)) % parts != part:
+            continue
+        measured = [ratio for ratio in MEASURED if ratio <= training.last]
+        if not all(training.path(ratio).exists() for ratio in measured):
+            run_training(training, workdir)
+
+
+def screen(workdir: Path, part: int, parts: int) -> None:
+    """Successive halving: all options at half of the steps, the best third at all of them."""
+    first = [Training('screen1', label, tuple(options), 0, DEFAULT_RATE, 0.5) for label, options in SCREEN.items()]
+    run_all(first, workdir, part, parts)
+    if not all(training.path(RATIOS[0]).exists() for training in first):
+        print('screen: the first round is not complete yet')
+        return
+    rows = {training: json.loads(training.path(RATIOS[0]).read_text()) for training in first}
+    ranked = sorted(first, key=lambda training: value(rows[training], 'nats_per_token'))
+    second = [dataclasses.replace(training, phase='screen2', scale=1.0) for training in ranked[: len(ranked) // 3]]
+    run_all(second, workdir, part, parts)
+
+
+def best_options() -> tuple[str, ...]:
+    """PIC's options with the lowest validation nats in the last round of the screening."""
+    rows = stored('screen2')
+    if not rows:
+        raise SystemExit('headline: run the screening first (python benchmarks/headline.py screen)')
+    return tuple(min(rows, key=lambda row: value(row, 'nats_per_token'))['options'])
+
+
+NO_CHUNKS = 'chunk_size=None'
+METHODS = {
+    'icae': (NO_CHUNKS, 'method=icae'),
+    # A window of one chunk: what PIC's chunks are without anything else of PIC.
+    'icae_windowed': (NO_CHUNKS, 'method=icae', 'window=chunk'),
+    'epl': (NO_CHUNKS, 'method=epl'),
+    CONSTANT: (NO_CHUNKS, f'method={CONSTANT}'),
+}
+
+
+def methods() -> dict[str, tuple[str, ...]]:
+    """Overrides of compressor.* per method."""
+    return {'pic': best_options(), **METHODS}
+
+
+def best_rate(label: str) -> float:
+    """The learning rate with the lowest validation nats."""
+    rows = [row for row in stored('rate') if row['label'] == label]
+    if not rows:
+        raise SystemExit('headline: run the learning rates first (python benchmarks/headline.py rates)')
+    return min(rows, key=lambda row: value(row, 'nats_per_token'))['rate']
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('phase', choices=('ceilings', 'screen', 'rates', 'main'))
+    parser.add_argument('--workdir', type=Path, default=Path('runs/headline'))
+    parser.add_argument('--part', default='0/1', metavar='I/N')
+    args = parser.parse_args()
+    part, parts = map(int, args.part.split('/'))
+    if args.phase == 'ceilings':
+        ceilings()
+    elif args.phase == 'screen':
+        screen(args.workdir, part, parts)
+    elif args.phase == 'rates':
+        trainings = [
+            Training('rate', label, options, 0, rate) for label, options in methods().items() for rate in RATES
+        ]
+        run_all(trainings, args.workdir, part, parts)
+    else:
+        trainings = [
+            Training('main', label, options, seed, best_rate(label), last=RATIOS[-1])
+            for seed in SEEDS
+            for label, options in methods().items()
+        ]
+        run_all(trainings, args.workdir, part, parts)
+
+
+if __name__ == '__main__':
+    main()

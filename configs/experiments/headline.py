@@ -1,0 +1,66 @@
+"""The headline experiment: which compressor carries answers best at 4x, 16x and 64x (benchmarks/headline.py runs it).
+
+`--config=configs/experiments/headline.py:STAGE,RATIO`: STAGE `words` and `pretrain` (autoencoding, first in embedding
+space, then in tokens with continuation; both at 4x) or `qa` (answers, from the compressor that `start` names). The
+ratio doubles from one `qa` stage to the next: at 16x and more, nothing was learned from scratch.
+"""
+
+from pic_jax.config import default_config
+
+SLOTS = 4  # memory vectors in a chunk of pic, at every ratio
+STEPS = {4: 80, 8: 40, 16: 60, 32: 30, 64: 40}
+
+
+def get_config(argument: str = 'qa,4'):
+    stage, ratio = argument.split(',')
+    ratio = int(ratio)
+    config = default_config()
+    config.base = 'tiny_base'
+    config.compressor.method = 'pic'
+    config.compressor.ratio = ratio
+    config.compressor.chunk_size = SLOTS * ratio
+    config.compressor.projector = 'linear'
+    config.compressor.lora.rank = 32
+    config.compressor.lora.targets = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
+    config.data.source = 'generated'
+    config.data.seed = 2
+    config.data.size = 3000
+    config.data.validation = 12
+    config.data.test = 20
+    config.data.context_length = 320
+    config.data.corpus.facts_per_context = 12
+    config.data.corpus.words = 170
+    config.data.corpus.questions = 12
+    config.data.target_length = 48
+    config.data.min_context = 64
+    config.data.random_start = False
+    config.data.answer_length = 224
+    config.data.questions_per_example = 12
+    config.train.log_every = 10
+    config.train.batch_size = 8
+    config.train.eval_examples = 96
+    config.optimizer.name = 'muon'
+    config.optimizer.warmup_steps = 10
+    config.objective.lm = 0.0
+    if ratio > 16:
+        # More than 1,000 tokens of context: at 64x, 12 facts in 17 vectors.
+        config.data.context_length = 1152
+        config.data.size = 400
+        config.data.corpus.words = 700
+        config.train.batch_size = 2
+    if stage == 'words':
+        config.objective.words = 1.0
+        config.optimizer.learning_rate = 5e-3
+        config.train.steps = 160
+        config.data.corpus.questions = 1
+    elif stage == 'pretrain':
+        config.objective.ae = config.objective.lm = 1.0
+        config.train.steps = 20
+        config.data.corpus.questions = 1
+    elif stage == 'qa':
+        config.objective.ft = 1.0
+        config.train.steps = STEPS[ratio]
+    else:
+        raise ValueError(f'stage {stage} is not valid: expected words, pretrain or qa')
+    config.compressor.context_length = config.data.context_length
+    return config
