@@ -44,7 +44,7 @@ def get_config(argument: str = 'qa,4'):
     config.objective.lm = 0.0
     if ratio > 16:
         # More than 1,000 tokens of context: at 64x, 12 facts in 17 vectors.
-        config.data.context_length = 1152
+        config.data.context_length = 1280
         config.data.size = 400
         config.data.corpus.words = 700
         config.train.batch_size = 2

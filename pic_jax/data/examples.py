@@ -162,8 +162,9 @@ def packed(records: Sequence[TokenisedRecord], cfg: DataConfig, eos_id: int | No
 
 
 def question_tokens(record: TokenisedRecord, eos_id: int | None) -> int:
-    """Tokens of a record's question, answer and end token."""
-    return len(record.question) + len(record.answer) + (eos_id is not None)
+    """Tokens of a record's questions, answers and end tokens."""
+    pairs = (record.question, record.answer), *record.more
+    return sum(len(question) + len(answer) + (eos_id is not None) for question, answer in pairs)
 
 
 def _all_scored(tokens: np.ndarray) -> Target:

@@ -86,6 +86,22 @@ def test_targets_of_several_questions_literally():
     assert batch['ft']['is_target'].tolist() == [[False, True, True, False, True, True]]
 
 
+def test_scored_questions_have_room_for_the_longest_and_no_more():
+    """In steps of 16, the same in every batch, and never more than data.answer_length."""
+    ids = lambda count: np.full(count, 7, np.int32)
+    pair = ids(8), ids(2)
+    records = [
+        TokenisedRecord(ids(5), *pair, 'q', ('a',), ''),
+        TokenisedRecord(ids(5), *pair, 'q', ('a',), '', more=(pair,)),
+    ]
+    for room, chosen, expected in (200, records[:1], 16), (200, records, 32), (24, records, 24):
+        cfg = DataConfig(context_length=8, min_context=2, answer_length=room)
+        batches = list(eval_batches(chosen, cfg, ('ft',), EOS, batch_size=1, limit=2))
+        assert [batch['ft']['tokens'].shape for batch in batches] == [(1, expected)] * len(chosen)
+        training = Batches(records, cfg, ('ft',), EOS, batch_size=1, seed=0)
+        assert training[0]['ft']['tokens'].shape == (1, room)
+
+
 @pytest.mark.parametrize(('length', 'bucket'), [(7, 4), (8, 8), (30, 8)])
 def test_bucket_is_the_smallest_that_holds_the_batch(length, bucket):
     (batch,) = eval_batches(documents(5, length), CFG, ('ae', 'lm'), EOS, batch_size=2, limit=2)

@@ -117,6 +117,13 @@ def table(run, texts):
     return {(row.method, row.metric): row for row in rows}
 
 
+def test_only_chosen_methods_are_scored(run, table, texts):
+    """With the numbers that they have in the whole table; shares of the gap need its two ends."""
+    chosen = (run.config.compressor.method, 'no_context')
+    rows, _ = harness.evaluate(run, run.init_trainable(), texts, 100, chosen)
+    assert rows == [table[method, 'nats_per_token'] for method in chosen]
+
+
 def test_evaluate_agrees_with_the_scores(table, scores):
     assert set(table) == {(method, metric) for method in scores for metric in ('nats_per_token', 'gap_share')}
     nats = {method: score.per_token('lm') for method, score in scores.items()}
