@@ -40,14 +40,18 @@ SCREEN = {
     'end': ['positions=end'],
     'interleaved': ['positions=interleaved'],
     'decoder_spread': ['decoder_positions=spread'],
-    'chunk_32': ['chunk_size=32'],
+    'two_chunks': ['chunk_size={two_chunks}'],
 }
 KEPT_FIELDS = ('step', 'loss', 'words_distance', 'ae_nats', 'lm_nats', 'ft_nats', 'ft_gap_share', 'ft_exact')
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """One compressor on its way through the ratios: `options` are overrides of compressor.*, `scale` of the steps."""
+    """One compressor on its way through the ratios.
+
+    `options` are overrides of compressor.*, where {chunk} and {two_chunks} stand for tokens at the ratio of a stage;
+    `scale` multiplies the steps.
+    """
 
     phase: str
     label: str
@@ -85,7 +89,7 @@ def run_training(training: Training, workdir: Path) -> None:
         if stage == 'pretrain' and training.phase == 'main':
             history[-1]['rows'] = score(run, trainable, 'test', 48)
         if stage == 'qa' and ratio in MEASURED and not path.exists():
-            row = dataclasses.asdict(training) | {'ratio': ratio, 'options': list(training.options)}
+            row = dataclasses.asdict(training) | {'ratio': ratio}
             row |= provenance(training.seed) | {'stages': history}
             row |= {'split': 'test' if training.phase == 'main' else 'validation'}
             row |= {'rows': score(run, trainable, row['split'], 10**6)}
@@ -102,24 +106,14 @@ def open_stage(training: Training, stage: str, ratio: int, start: str, *more: st
 
     values = load_file(f'{CONFIG}:{stage},{ratio}')
     steps = max(1, round(values['train']['steps'] * training.scale))
-    options = list(training.options)
-    if f'chunk_size={2 * chunk(RATIOS[0])}' in options:
-        options[options.index(f'chunk_size={2 * chunk(RATIOS[0])}')] = f'chunk_size={2 * chunk(ratio)}'
-    if 'window=chunk' in options:
-        options[options.index('window=chunk')] = f'window={chunk(ratio)}'
+    chunk = values['compressor']['chunk_size']
+    options = [option.format(chunk=chunk, two_chunks=2 * chunk) for option in training.options]
     overrides = [f'compressor.{option}' for option in options]
     overrides += [f'seed={training.seed}', f'start={start}', f'train.steps={steps}']
     overrides += [f'train.{name}={max(1, -(-steps // 4))}' for name in ('eval_every', 'checkpoint_every')]
     if stage == 'qa':
         overrides.append(f'optimizer.learning_rate={training.rate}')
     return open_run(resolve(values, [f'--config.{word}' for word in (*overrides, *more)]))
-
-
-def chunk(ratio: int) -> int:
-    """The chunk size of the experiment's config at a ratio."""
-    from pic_jax.cli.settings import load_file
-
-    return load_file(f'{CONFIG}:qa,{ratio}')['compressor']['chunk_size']
 
 
 def summary(stage: str, ratio: int, run, trainable, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -239,7 +233,7 @@ NO_CHUNKS = 'chunk_size=None'
 METHODS = {
     'icae': (NO_CHUNKS, 'method=icae'),
     # A window of one chunk: what PIC's chunks are without anything else of PIC.
-    'icae_windowed': (NO_CHUNKS, 'method=icae', 'window=chunk'),
+    'icae_windowed': (NO_CHUNKS, 'method=icae', 'window={chunk}'),
     'epl': (NO_CHUNKS, 'method=epl'),
     CONSTANT: (NO_CHUNKS, f'method={CONSTANT}'),
 }

@@ -95,8 +95,8 @@ def run(args: argparse.Namespace) -> int:
     rows.sort(key=lambda row: not row.method.startswith(METHODS))
     others = CONSTANT, 'truncate_last_k', 'icae', 'full_context'
     gains = {other: gain(answers['pic'], answers[other], test) for other in others}
-    results = {'rows': tables.to_dicts(rows), 'pic_minus': gains}
-    write_text(workdir / 'results.json', json.dumps(results, indent=1) + '\n')
+    results = json.dumps({'rows': tables.to_dicts(rows), 'pic_minus': gains}, indent=1)
+    write_text(workdir / 'results.json', results + '\n')
 
     say('drawing')
     curves = {method: plots.read_metrics(folder / 'metrics.jsonl') for method, folder in folders.items()}
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     write_text(workdir / 'answers.json', json.dumps(example, indent=1) + '\n')
 
     if args.json:
-        print(json.dumps(results, indent=1))
+        print(results)
         return 0
     print(tables.to_text(rows))
     for other, (value, low, high) in gains.items():
