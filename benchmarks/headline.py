@@ -20,6 +20,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
 from provenance import provenance
 
 ROOT = Path(__file__).parents[1]
@@ -135,10 +136,9 @@ def summary(stage: str, ratio: int, run, trainable, records: list[dict[str, Any]
 
 
 def flops_per_step(run, trainable) -> float:
-    """XLA's count for one training step, before optimisation."""
-    import jax
-
+    """Matrix products of one training step."""
     from pic_jax.data.loader import Batches
+    from pic_jax.evaluation.flops import count_flops
     from pic_jax.evaluation.harness import held_out
     from pic_jax.training.objectives import compressor_loss
     from pic_jax.training.step import init_state, make_train_step
@@ -148,7 +148,7 @@ def flops_per_step(run, trainable) -> float:
     batch = Batches(records, config.data, config.objective.names, run.eos_id, config.train.batch_size, 0)[0]
     step = make_train_step(compressor_loss(run), config.optimizer, config.train)
     state = jax.eval_shape(lambda: init_state(trainable, config.optimizer, config.train.steps))
-    return float(step.lower(state, run.base, batch).cost_analysis()['flops'])
+    return count_flops(step, state, run.base, batch)
 
 
 def score(run, trainable, split: str, limit: int) -> list[dict[str, Any]]:
@@ -209,7 +209,7 @@ def run_all(trainings: list[Training], workdir: Path, part: int, parts: int) -> 
 
 
 def screen(workdir: Path, part: int, parts: int) -> None:
-    """Successive halving: all options at half of the steps, the best third at all of them."""
+    """Successive halving: all options at half of the steps, the best two at all of them."""
     first = [Training('screen1', label, tuple(options), 0, DEFAULT_RATE, 0.5) for label, options in SCREEN.items()]
     run_all(first, workdir, part, parts)
     if not all(training.path(RATIOS[0]).exists() for training in first):
@@ -217,7 +217,7 @@ def screen(workdir: Path, part: int, parts: int) -> None:
         return
     rows = {training: json.loads(training.path(RATIOS[0]).read_text()) for training in first}
     ranked = sorted(first, key=lambda training: value(rows[training], 'nats_per_token'))
-    second = [dataclasses.replace(training, phase='screen2', scale=1.0) for training in ranked[: len(ranked) // 3]]
+    second = [dataclasses.replace(training, phase='screen2', scale=1.0) for training in ranked[:2]]
     run_all(second, workdir, part, parts)
 
 
@@ -259,6 +259,8 @@ def main() -> None:
     parser.add_argument('--part', default='0/1', metavar='I/N')
     args = parser.parse_args()
     part, parts = map(int, args.part.split('/'))
+    # Every seed and, but for the training steps, every learning rate runs the same programs.
+    jax.config.update('jax_compilation_cache_dir', str(args.workdir.absolute() / 'compiled'))
     if args.phase == 'ceilings':
         ceilings()
     elif args.phase == 'screen':

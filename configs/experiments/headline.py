@@ -38,7 +38,8 @@ def get_config(argument: str = 'qa,4'):
     config.data.questions_per_example = 12
     config.train.log_every = 10
     config.train.batch_size = 8
-    config.train.eval_examples = 96
+    config.train.microbatches = 8
+    config.train.eval_examples = 48
     config.optimizer.name = 'muon'
     config.optimizer.warmup_steps = 10
     config.objective.lm = 0.0
@@ -47,7 +48,7 @@ def get_config(argument: str = 'qa,4'):
         config.data.context_length = 1280
         config.data.size = 400
         config.data.corpus.words = 700
-        config.train.batch_size = 2
+        config.train.batch_size = config.train.microbatches = 2
     if stage == 'words':
         config.objective.words = 1.0
         config.optimizer.learning_rate = 5e-3
