@@ -30,7 +30,7 @@ RATIOS, MEASURED, SEEDS = (4, 8, 16, 32, 64), (4, 16, 64), (0, 1, 2)
 RATES = (2.5e-4, 5e-4, 1e-3)
 DEFAULT_RATE = 5e-4
 CONSTANT = 'constant_memory'
-CEILING_EXAMPLES = 48
+CEILING_CONTEXTS = 8
 # Each option of PIC, one at a time, against the preset (chunk-local, per_chunk, spread).
 SCREEN = {
     'preset': [],
@@ -166,22 +166,22 @@ def score_word_lists(training: Training, ratio: int, start: str, trainable) -> l
 
 
 def ceilings() -> None:
-    """Per measured ratio: vectors fitted to each question, and the controls that no training changes."""
+    """Per measured ratio: vectors fitted to all questions on a context, and the controls that no training changes."""
+    from pic_jax.data.examples import packed
     from pic_jax.evaluation import harness, tables
     from pic_jax.evaluation.optimised import optimised_memory
 
     for ratio in MEASURED:
-        training = Training('ceiling', 'icae', METHODS['icae'], 0, DEFAULT_RATE)
-        path = training.path(ratio)
+        path = RESULTS / f'ceiling-{ratio}x.json'
         if path.exists():
             continue
-        run = open_stage(training, 'qa', ratio, '')
+        run = open_stage(Training('ceiling', 'icae', METHODS['icae'], 0, DEFAULT_RATE), 'qa', ratio, '')
         fresh, records = run.init_trainable(), harness.held_out(run, 'test')
-        best = optimised_memory(run, fresh, records[:: len(records) // CEILING_EXAMPLES], 'ft', CEILING_EXAMPLES)
-        controls = harness.methods_of(run)[1:]
-        rows = tables.to_dicts(harness.evaluate(run, fresh, records, 10**6, controls)[0])
-        row = {'ratio': ratio, 'k': float(best.k.mean()), 'optimised_exact': best.exact('ft'), 'rows': rows,
-               'n': len(best.k), **provenance(0)}  # fmt: skip
+        contexts = packed(records, run.config.data, run.eos_id)[:CEILING_CONTEXTS]
+        best = optimised_memory(run, fresh, contexts, 'ft', CEILING_CONTEXTS)
+        row = {'ratio': ratio, 'k': float(best.k.mean()), 'answers': len(best.k), 'contexts': len(contexts)}
+        row |= {'optimised_exact': best.exact('ft'), **provenance(0)}
+        row['rows'] = tables.to_dicts(harness.evaluate(run, fresh, records, 10**6, harness.methods_of(run)[1:])[0])
         RESULTS.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(row, indent=1) + '\n')
 

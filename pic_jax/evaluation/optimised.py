@@ -13,7 +13,7 @@ from pic_jax.data.examples import TokenisedRecord
 from pic_jax.evaluation.harness import Scores, batches_of
 from pic_jax.memory import Memory
 from pic_jax.models.inputs import word_memory
-from pic_jax.models.scoring import divergence, hits, nll, text_logits
+from pic_jax.models.scoring import divergence, text_logits, token_nats
 from pic_jax.run import Program, Run
 
 
@@ -30,16 +30,24 @@ def optimised_memory(
 
     The vectors start as the compressor's memory and follow the gradient of KL(full context || memory) on the targets
     themselves, so this is what k vectors can make this decoder say, not what can be known from the context alone.
+    A record with many questions (`data.examples.packed`) has one memory for all of them.
 
     Args:
       objective: `lm` or `ft`.
+
+    Returns:
+      one entry per stretch of targets: per example for `lm`, per answer for `ft`.
     """
     parts = []
     for batch in batches_of(run, records, limit):
-        real = batch['index'] >= 0
-        totals, hits_B, k_B = _fit(run.program, objective, steps, learning_rate, run.base, trainable, batch)
-        parts.append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], (*totals, hits_B, k_B)))
-    nats, tokens, hit, k = (np.concatenate(column) for column in zip(*parts, strict=True))
+        fitted = _fit(run.program, objective, steps, learning_rate, run.base, trainable, batch)
+        nats_BT, right_BT, k_B = jax.tree.map(np.asarray, fitted)
+        is_target_BT = np.asarray(batch[objective]['is_target'])
+        for row in np.flatnonzero(batch['index'] >= 0):
+            places = np.flatnonzero(is_target_BT[row])
+            for stretch in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
+                parts.append((nats_BT[row, stretch].sum(), len(stretch), right_BT[row, stretch].sum(), k_B[row]))
+    nats, tokens, hit, k = (np.array(column) for column in zip(*parts, strict=True))
     return Scores({objective: nats}, {objective: tokens}, {objective: hit}, k)
 
 
@@ -66,5 +74,5 @@ def _fit(program: Program, objective: str, steps: int, learning_rate: float, bas
         return (optax.apply_updates(state[0], updates), opt_state), None
 
     (embeddings_BMD, _), _ = jax.lax.scan(step, (start.embeddings, optimizer.init(start.embeddings)), length=steps)
-    targets = logits(embeddings_BMD), tokens_BT, is_target_BT
-    return nll(*targets), hits(*targets), start.lengths
+    logits_BTV = logits(embeddings_BMD)
+    return token_nats(logits_BTV, tokens_BT), jnp.argmax(logits_BTV, axis=-1) == tokens_BT, start.lengths

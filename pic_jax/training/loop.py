@@ -108,7 +108,8 @@ def fit(job: Job, workdir: Path) -> Any:
     """Runs a job to its last step in a workdir, resuming by itself; returns the trained parameters."""
     config: TrainConfig = job.config.train
     changes = compare_config(workdir, job.config)
-    state = init_state(job.init(), job.config.optimizer, config.steps)
+    # Placed as the step's results will be: arrays of two kinds would compile the step twice.
+    state = jax.device_put(init_state(job.init(), job.config.optimizer, config.steps), jax.devices()[0])
     checkpoints = Checkpoints(workdir / 'checkpoints', config.keep_checkpoints)
     start = checkpoints.latest_step or 0
     if start > config.steps:
