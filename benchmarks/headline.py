@@ -111,7 +111,7 @@ def open_stage(training: Training, stage: str, ratio: int, start: str, *more: st
     options = [option.format(chunk=chunk, two_chunks=2 * chunk) for option in training.options]
     overrides = [f'compressor.{option}' for option in options]
     overrides += [f'seed={training.seed}', f'start={start}', f'train.steps={steps}']
-    overrides += [f'train.{name}={max(1, -(-steps // 4))}' for name in ('eval_every', 'checkpoint_every')]
+    overrides += [f'train.{name}={max(1, -(-steps // 4))}' for name in ('log_every', 'eval_every', 'checkpoint_every')]
     if stage == 'qa':
         overrides.append(f'optimizer.learning_rate={training.rate}')
     return open_run(resolve(values, [f'--config.{word}' for word in (*overrides, *more)]))
@@ -124,7 +124,7 @@ def summary(stage: str, ratio: int, run, trainable, records: list[dict[str, Any]
         'stage': stage,
         'ratio': ratio,
         'steps': train.steps,
-        'seconds': round(sum(record.get('elapsed_s', 0) for record in records), 1),
+        'seconds': seconds(records),
         'context_tokens': train.steps * train.batch_size * run.config.data.context_length,
         'flops_per_step': flops_per_step(run, trainable),
         'curve': [
@@ -133,6 +133,13 @@ def summary(stage: str, ratio: int, run, trainable, records: list[dict[str, Any]
             if record['split'] == 'validation'
         ],
     }
+
+
+def seconds(records: list[dict[str, Any]]) -> float:
+    """Time of all steps, from the quarters of a stage after the first: that one waits for the compiler."""
+    laps = [(record['step'], record['elapsed_s']) for record in records if record['split'] == 'train']
+    steps, times = laps[-1][0] - laps[0][0], sum(time for _, time in laps[1:])
+    return round(times * laps[-1][0] / steps, 1)
 
 
 def flops_per_step(run, trainable) -> float:

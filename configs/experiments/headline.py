@@ -8,7 +8,7 @@ ratio doubles from one `qa` stage to the next: at 16x and more, nothing was lear
 from pic_jax.config import default_config
 
 SLOTS = 4  # memory vectors in a chunk of pic, at every ratio
-STEPS = {4: 80, 8: 40, 16: 60, 32: 30, 64: 40}
+STEPS = {4: 80, 8: 32, 16: 48, 32: 24, 64: 32}
 
 
 def get_config(argument: str = 'qa,4'):
@@ -36,7 +36,6 @@ def get_config(argument: str = 'qa,4'):
     config.data.random_start = False
     config.data.answer_length = 224
     config.data.questions_per_example = 12
-    config.train.log_every = 10
     config.train.batch_size = 8
     config.train.microbatches = 8
     config.train.eval_examples = 48

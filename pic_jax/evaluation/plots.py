@@ -30,8 +30,8 @@ _CELLS = {
     'memory sees context': '#e69f00',
     'memory sees memory': '#009e73',
 }
-_CURVES = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000')
-_MARKERS = 'osD^vP*'
+CURVES = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000')
+MARKERS = 'osD^vP*'
 
 
 def _save(path: str | os.PathLike, figure: Figure) -> None:
@@ -158,16 +158,16 @@ def plot_curves(path: str | os.PathLike, runs: Mapping[str, Sequence[dict]], met
                 style = (
                     dict(linewidth=0.7, alpha=0.8)
                     if split == 'train'
-                    else dict(linewidth=1.6, marker=_MARKERS[index % len(_MARKERS)], markersize=5)
+                    else dict(linewidth=1.6, marker=MARKERS[index % len(MARKERS)], markersize=5)
                 )
-                axes.plot(steps, values, color=_CURVES[index % len(_CURVES)], **style)
+                axes.plot(steps, values, color=CURVES[index % len(CURVES)], **style)
         if not axes.lines:
             raise PicJaxError(f'metric {metric!r} is in no record of {", ".join(runs)}: expected {_fields(runs)}')
         axes.set_ylabel(metric)
         axes.grid(color='#dddddd', linewidth=0.5)
         axes.set_xlabel('step')
     handles = [
-        Line2D([], [], color=_CURVES[index % len(_CURVES)], marker=_MARKERS[index % len(_MARKERS)], label=name)
+        Line2D([], [], color=CURVES[index % len(CURVES)], marker=MARKERS[index % len(MARKERS)], label=name)
         for index, name in enumerate(runs)
     ]
     handles += [
@@ -217,7 +217,7 @@ def plot_bars(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], xlabel
     ends = []
     for y, row in enumerate(rows):
         value, low, high = row['value'], row.get('low', row['value']), row.get('high', row['value'])
-        axes.barh(y, value, height=0.65, color=_CURVES[0])
+        axes.barh(y, value, height=0.65, color=CURVES[0])
         if 'low' in row or 'high' in row:
             axes.plot([low, high], [y, y], color='black', linewidth=1.2, marker='|', markersize=7)
         positive = value >= 0

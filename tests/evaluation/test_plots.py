@@ -77,7 +77,7 @@ def records(offset: float) -> list[dict]:
 def test_curves_show_every_run_and_metric(tmp_path):
     plots.plot_curves(tmp_path / 'one.png', {'a': records(0)}, ('loss',))
     plots.plot_curves(tmp_path / 'two.png', {'a': records(0), 'b': records(1)}, ('loss', 'nll_lm'))
-    first, second = plots._CURVES[:2]
+    first, second = plots.CURVES[:2]
     assert pixels(tmp_path / 'one.png', first) > 50
     assert pixels(tmp_path / 'one.png', second) == 0
     assert pixels(tmp_path / 'two.png', second) > 50
@@ -102,7 +102,7 @@ def test_bars_are_as_long_as_their_values(tmp_path):
 def test_bars_with_intervals_and_negative_values(tmp_path):
     rows = [{'method': 'a', 'value': -0.1, 'low': -0.2, 'high': 0.1}, {'method': 'b', 'value': 0.0}]
     plots.plot_bars(tmp_path / 'bars.png', rows, 'share', 'title')
-    assert pixels(tmp_path / 'bars.png', plots._CURVES[0]) > 500
+    assert pixels(tmp_path / 'bars.png', plots.CURVES[0]) > 500
 
 
 @pytest.mark.parametrize('rows', [[], [{'method': 'a', 'value': float('nan')}]])

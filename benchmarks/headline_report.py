@@ -1,0 +1,306 @@
+"""Tables and plots of the headline experiment from its committed rows (benchmarks/results/headline).
+
+    python benchmarks/headline_report.py
+
+Writes docs/headline.md with every table, docs/headline_positions.png, docs/headline_curves.png, and the short table
+between the headline marks of README.md. Values are means over seeds with the lowest and the highest seed in brackets.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from headline import MEASURED, stored, value
+from matplotlib.figure import Figure
+
+from pic_jax.evaluation.plots import CURVES, MARKERS
+
+ROOT = Path(__file__).parents[1]
+BASELINES = ('icae', 'epl', 'icae_windowed')
+LABELS = ('pic', *BASELINES, 'constant_memory')
+QUARTERS = tuple(f'em_q{number}' for number in range(1, 5))
+PLATEAU = 0.01  # of the validation nats, over the last 30% of a stage
+Row = dict[str, Any]
+
+
+def rows_of(label: str, ratio: int) -> list[Row]:
+    """One row per seed that is stored."""
+    return [row for row in stored('main') if (row['label'], row['ratio']) == (label, ratio)]
+
+
+def spread(values: Sequence[float], show: Callable[[float], str]) -> str:
+    """Mean [lowest, highest] over seeds."""
+    if not len(values):
+        return '-'
+    return f'{show(np.mean(values))} [{show(min(values))}, {show(max(values))}]'
+
+
+def share(x: float) -> str:
+    return f'{100 * x:.1f}%'
+
+
+def points(x: float) -> str:
+    return f'{100 * x:+.1f}'
+
+
+def nats(x: float) -> str:
+    return f'{x:.3f}'
+
+
+def table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [heading, ['---'] * len(heading), *lines])
+
+
+def control(ceiling: Row, method: str, metric: str) -> float:
+    return next(
+        cell['value']
+        for cell in ceiling['rows']
+        if (cell['method'], cell['task'], cell['metric']) == (method, 'qa', metric)
+    )
+
+
+def ceilings_table() -> str:
+    """What k vectors can hold, and whether a ratio enters."""
+    lines = []
+    for ceiling in sorted(stored('ceiling'), key=lambda row: row['ratio']):
+        constant = [value(row, 'em') for row in rows_of('constant_memory', ceiling['ratio'])]
+        enters = 'yes' if ceiling['optimised_exact'] - np.mean(constant) >= 0.2 else 'floor'
+        lines.append(
+            [
+                f'{ceiling["ratio"]}x', f'{ceiling["k"]:.1f}', share(ceiling['optimised_exact']),
+                spread(constant, share), *(share(control(ceiling, name, 'em')) for name in
+                ('full_context', 'truncate_last_k', 'no_context')), enters,
+            ]
+        )  # fmt: skip
+    heading = ('ratio', 'k', 'optimised vectors', 'constant vectors', 'full_context', 'truncate_last_k', 'no_context',
+               'enters')  # fmt: skip
+    return table(heading, lines)
+
+
+def questions_table() -> str:
+    """EM, F1, nats and word lists of every method at every ratio."""
+    lines = []
+    for ratio in MEASURED:
+        for label in LABELS:
+            rows = rows_of(label, ratio)
+            lists = [value({'rows': row['word_lists']}, 'em') for row in rows]
+            lines.append(
+                [
+                    f'{ratio}x', label, spread([value(row, 'em') for row in rows], share),
+                    spread([value(row, 'f1') for row in rows], share),
+                    spread([value(row, 'nats_per_token') for row in rows], nats), spread(lists, share),
+                    str(len(rows)),
+                ]
+            )  # fmt: skip
+    return table(('ratio', 'method', 'EM', 'F1', 'nats per token', 'word lists, EM', 'seeds'), lines)
+
+
+def gains_table() -> str:
+    """PIC minus constant vectors in points, and relative to each baseline, seed by seed."""
+    lines = []
+    for ratio in MEASURED:
+        for metric in ('em', 'f1'):
+            pic = {row['seed']: value(row, metric) for row in rows_of('pic', ratio)}
+            cells = []
+            for label in ('constant_memory', *BASELINES):
+                other = {row['seed']: value(row, metric) for row in rows_of(label, ratio)}
+                seeds = sorted(set(pic) & set(other))
+                cells.append(spread([pic[seed] - other[seed] for seed in seeds], points))
+                if label != 'constant_memory':
+                    relative = [pic[seed] / other[seed] - 1 for seed in seeds if other[seed]]
+                    cells[-1] += f' ({points(np.mean(relative))}%)' if relative else ''
+            lines.append([f'{ratio}x', metric.upper(), *cells])
+    heading = ('ratio', 'metric', 'minus constant_memory', *(f'minus {label} (relative)' for label in BASELINES))
+    return table(heading, lines)
+
+
+def reconstruction_table() -> str:
+    """What pretraining at 4x left, on test documents."""
+    metrics = (
+        ('reconstruction', 'token_accuracy', share), ('reconstruction', 'prefix_em', share),
+        ('reconstruction', 'bleu4', lambda x: f'{x:.1f}'), ('continuation', 'nats_per_token', nats),
+    )  # fmt: skip
+    lines = []
+    for label in LABELS[:-1]:
+        tables = [
+            {'rows': stage['rows']}
+            for row in rows_of(label, 4)
+            for stage in row['stages']
+            if stage['stage'] == 'pretrain'
+        ]
+        lines.append([label, *(spread([value(t, name, task) for t in tables], show) for task, name, show in metrics)])
+    heading = ('method', 'token accuracy', 'prefix EM', 'BLEU-4', 'continuation, nats per token')
+    return table(heading, lines)
+
+
+COSTS = {
+    'steps': lambda stage: stage['steps'],
+    'context tokens, millions': lambda stage: stage['context_tokens'] / 1e6,
+    'TFLOPs': lambda stage: stage['steps'] * stage['flops_per_step'] / 1e12,
+    'seconds': lambda stage: stage['seconds'],
+}
+
+
+def curve(row: Row, cost: Callable[[Row], float]) -> tuple[np.ndarray, np.ndarray]:
+    """Cost since the very first step, and validation nats, of the stage that the row's score belongs to."""
+    *before, stage = row['stages']
+    spent = sum(cost(earlier) for earlier in before)
+    steps = np.array([point['step'] for point in stage['curve']])
+    return spent + cost(stage) * steps / stage['steps'], np.array([point['ft_nats'] for point in stage['curve']])
+
+
+def plateaued(row: Row) -> bool:
+    """Whether the validation nats fell by less than PLATEAU over the last 30% of the stage."""
+    cost, loss = curve(row, COSTS['steps'])
+    at_70 = np.interp(cost[0] + 0.7 * (cost[-1] - cost[0]), cost, loss)
+    return (at_70 - loss[-1]) / at_70 < PLATEAU
+
+
+def passing_share(pic: Row, baseline: Row, cost: Callable[[Row], float]) -> float | None:
+    """The cost at which PIC's validation first is as good as the baseline's best, over the baseline's cost until
+    then; None where PIC does not get there."""
+    (spent, loss), (other_spent, other_loss) = curve(pic, cost), curve(baseline, cost)
+    reached = np.flatnonzero(loss <= other_loss.min())
+    return float(spent[reached[0]] / other_spent[other_loss.argmin()]) if len(reached) else None
+
+
+def time_table() -> str:
+    """Time to peak: the share of a baseline's training that PIC needs to be as good as the baseline ever is."""
+    lines = []
+    for ratio in MEASURED:
+        for label in BASELINES:
+            others = {row['seed']: row for row in rows_of(label, ratio)}
+            pairs = [(row, others[row['seed']]) for row in rows_of('pic', ratio) if row['seed'] in others]
+            cells = []
+            for name in ('steps', 'TFLOPs', 'seconds'):
+                shares = [passing_share(*pair, COSTS[name]) for pair in pairs]
+                reached = [found for found in shares if found is not None]
+                missed = len(shares) - len(reached)
+                cells.append(spread(reached, share) + (f', not in {missed} of {len(shares)}' if missed else ''))
+            flat = sum(plateaued(other) for _, other in pairs)
+            kind = 'plateau' if pairs and flat == len(pairs) else f'within budget ({flat} of {len(pairs)} flat)'
+            lines.append([f'{ratio}x', label, *cells, kind])
+    return table(('ratio', 'baseline', 'steps', 'FLOPs', 'seconds', 'the baseline had reached'), lines)
+
+
+def screening_table() -> str:
+    """Options of PIC, and the learning rates of every method; validation."""
+    lines = [
+        [row['label'], ' '.join(row['options']) or 'as in the preset', row['phase'], nats(value(row, 'nats_per_token')),
+         share(value(row, 'em'))]
+        for phase in ('screen1', 'screen2')
+        for row in sorted(stored(phase), key=lambda row: value(row, 'nats_per_token'))
+    ]  # fmt: skip
+    return table(('name', 'options', 'round', 'nats per token', 'EM'), lines)
+
+
+def rates_table() -> str:
+    rows = stored('rate')
+    rates = sorted({row['rate'] for row in rows})
+    lines = []
+    for label in LABELS:
+        found = {row['rate']: row for row in rows if row['label'] == label}
+        cells = [
+            f'{nats(value(found[r], "nats_per_token"))} ({share(value(found[r], "em"))})' for r in rates if r in found
+        ]
+        lines.append([label, *cells])
+    return table(('method', *(f'{rate:g}' for rate in rates)), lines)
+
+
+def plot_positions(path: Path) -> None:
+    """EM by the quarter of the context in which the answer is told; a band from the lowest to the highest seed."""
+    figure = Figure(figsize=(9, 3.2), layout='constrained')
+    for axes, ratio in zip(figure.subplots(1, len(MEASURED), sharey=True), MEASURED, strict=True):
+        for index, label in enumerate(LABELS):
+            marks = [[100 * value(row, name, 'qa_by_position') for name in QUARTERS] for row in rows_of(label, ratio)]
+            if marks:
+                line(axes, index, label, range(1, 5), np.array(marks))
+        axes.set_title(f'{ratio}x', fontsize=10)
+        axes.set_xticks(range(1, 5))
+        axes.set_xlabel('quarter of the context with the answer')
+        axes.set_ylim(0, 100)
+    figure.axes[0].set_ylabel('exact match, %')
+    save(figure, path)
+
+
+def plot_curves(path: Path) -> None:
+    """Validation nats of the questions at each ratio against everything that training costs."""
+    figure = Figure(figsize=(12, 8), layout='constrained')
+    grid = figure.subplots(len(MEASURED), len(COSTS), sharey='row', squeeze=False)
+    for row_axes, ratio in zip(grid, MEASURED, strict=True):
+        for axes, (name, cost) in zip(row_axes, COSTS.items(), strict=True):
+            for index, label in enumerate(LABELS):
+                curves = [curve(row, cost) for row in rows_of(label, ratio)]
+                if curves:
+                    costs, losses = (np.array(column) for column in zip(*curves, strict=True))
+                    line(axes, index, label, costs.mean(axis=0), losses)
+            axes.set_xlabel(name)
+        row_axes[0].set_ylabel(f'{ratio}x: validation nats per answer token')
+    save(figure, path)
+
+
+def line(axes, index: int, label: str, x, ys: np.ndarray) -> None:
+    """The mean of ys [seeds, points] with a band from lowest to highest."""
+    colour = CURVES[index]
+    axes.plot(x, ys.mean(axis=0), color=colour, marker=MARKERS[index], markersize=4, label=label)
+    axes.fill_between(x, ys.min(axis=0), ys.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+    axes.grid(color='#dddddd', linewidth=0.5)
+
+
+def save(figure: Figure, path: Path) -> None:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside upper center', ncols=len(labels), frameon=False)
+    figure.savefig(path, dpi=130)
+    print(path.relative_to(ROOT))
+
+
+def readme_block() -> str:
+    """EM per method and ratio, next to what bounds it."""
+    ceilings = {row['ratio']: row for row in stored('ceiling')}
+    lines = [
+        [f'**{label}**' if label == 'pic' else label,
+         *(spread([value(row, 'em') for row in rows_of(label, ratio)], share) for ratio in MEASURED)]
+        for label in LABELS
+    ]  # fmt: skip
+    lines += [[name, *(share(control(ceilings[ratio], name, 'em')) for ratio in MEASURED)]
+              for name in ('truncate_last_k', 'no_context', 'full_context')]  # fmt: skip
+    lines.append(['optimised vectors', *(share(ceilings[ratio]['optimised_exact']) for ratio in MEASURED)])
+    return table(('exact match', *(f'{ratio}x' for ratio in MEASURED)), lines)
+
+
+def write_between_marks(path: Path, block: str) -> None:
+    """Replaces what stands between the two headline marks."""
+    begin, end = '<!-- headline: begin -->\n', '\n<!-- headline: end -->'
+    text = path.read_text()
+    head, rest = text.split(begin)
+    path.write_text(head + begin + block + end + rest.split(end)[1])
+
+
+def main() -> None:
+    docs = ROOT / 'docs'
+    commits = sorted({row['commit'] for phase in ('ceiling', 'screen', 'rate', 'main') for row in stored(phase)})
+    machines = sorted({row['machine'] for row in stored('main')})
+    sections = {
+        'What k vectors can hold': ceilings_table(),
+        'Questions, on test': questions_table(),
+        'What PIC gains': gains_table(),
+        'Time to peak': time_table(),
+        'Reconstruction and continuation after pretraining at 4x, on test': reconstruction_table(),
+        'Screening of PIC at 4x, on validation': screening_table(),
+        'Learning rates at 4x, on validation: nats per token (EM)': rates_table(),
+    }
+    text = '# The headline experiment, in full\n\nMade by `benchmarks/headline_report.py` from the rows in '
+    text += f'`benchmarks/results/headline/`; machine: {", ".join(machines)}; commits: {", ".join(commits)}.\n'
+    text += ''.join(f'\n## {title}\n\n{body}\n' for title, body in sections.items())
+    text += '\n![recall by position](headline_positions.png)\n\n![curves](headline_curves.png)\n'
+    (docs / 'headline.md').write_text(text)
+    print('docs/headline.md')
+    plot_positions(docs / 'headline_positions.png')
+    plot_curves(docs / 'headline_curves.png')
+    write_between_marks(ROOT / 'README.md', readme_block())
+
+
+if __name__ == '__main__':
+    main()
