@@ -155,7 +155,7 @@ def plateaued(row: Row) -> bool:
     """Whether the validation nats fell by less than PLATEAU over the last 30% of the stage."""
     cost, loss = curve(row, COSTS['steps'])
     at_70 = np.interp(cost[0] + 0.7 * (cost[-1] - cost[0]), cost, loss)
-    return (at_70 - loss[-1]) / at_70 < PLATEAU
+    return bool((at_70 - loss[-1]) / at_70 < PLATEAU)
 
 
 def passing_share(pic: Row, baseline: Row, cost: Callable[[Row], float]) -> float | None:

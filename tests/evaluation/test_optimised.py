@@ -22,16 +22,16 @@ def test_fitted_vectors_come_close_to_the_full_context():
 
 
 def test_a_memory_of_many_questions_is_scored_answer_by_answer():
-    compressor = CompressorConfig.preset('icae', ratio=8, context_length=64)
+    compressor = CompressorConfig.preset('icae', ratio=8, context_length=128)
     data = DataConfig(
-        source='generated', size=20, validation=2, test=2, context_length=64, answer_length=64, questions_per_example=3,
+        source='generated', size=20, validation=2, test=2, context_length=128, answer_length=64, questions_per_example=3,
         random_start=False, corpus=CorpusConfig(facts_per_context=5, words=40, questions=3),
     )  # fmt: skip
     run = open_run(RunConfig(base='tiny_base', compressor=compressor, data=data, objective=ObjectiveConfig(lm=0, ft=1)))
     records = harness.held_out(run, 'test')
     contexts = packed(records, data, run.eos_id)
     assert [len(record.more) for record in contexts] == [2, 2]
-    start = optimised_memory(run, run.init_trainable(), contexts, 'ft', 2, steps=0)
+    start = optimised_memory(run, run.init_trainable(), contexts, 'ft', 2, steps=1)
     fitted = optimised_memory(run, run.init_trainable(), contexts, 'ft', 2, steps=100)
     assert start.tokens['ft'].tolist() == [len(record.answer) + 1 for record in records]
     assert len(fitted.k) == 6

@@ -224,6 +224,14 @@ def test_a_run_may_go_on_from_another_runs_compressor(tmp_path, trained_workdir,
     assert records(tmp_path)[0]['loss'] == records(trained_workdir)[-1]['loss']
 
 
+def test_a_run_from_another_compressor_compiles_its_step_once(tmp_path, trained_workdir, tiny_config_file, caplog):
+    options = [f'--config.start={trained_workdir}', '--config.train.steps=3']
+    with jax.log_compiles():
+        assert main(['train', f'--config={tiny_config_file}', f'--workdir={tmp_path}', *options]) == 0
+    compiled = [text for text in caplog.messages if text.startswith('Finished XLA compilation of jit(step)')]
+    assert len(compiled) == 1
+
+
 @pytest.mark.parametrize(
     ('ratio', 'chunk', 'rows'), [(4, 8, [0, 1]), (2, 8, [0, 0, 1, 1]), (8, 8, [0]), (4, 16, [0, 0, 1, 1])]
 )
