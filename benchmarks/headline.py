@@ -15,8 +15,11 @@ where it stopped.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
+import os
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +30,11 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results' / 'headline'
 CONFIG = ROOT / 'configs' / 'experiments' / 'headline.py'
 RATIOS, MEASURED, SEEDS = (4, 8, 16, 32, 64), (4, 16, 64), (0, 1, 2)
-RATES = (2.5e-4, 5e-4, 1e-3)
-DEFAULT_RATE = 5e-4
 CONSTANT = 'constant_memory'
+RATES = (2.5e-4, 5e-4, 1e-3)
+CONSTANT_RATES = (3e-3, 1e-2, 3e-2)  # free vectors, from a random start
+DEFAULT_RATE = 5e-4
+FINALISTS = 2
 CEILING_CONTEXTS = 8
 # Each option of PIC, one at a time, against the preset (chunk-local, per_chunk, spread).
 SCREEN = {
@@ -88,16 +93,15 @@ def run_training(training: Training, workdir: Path) -> None:
         start = str(folder)
         path = training.path(ratio)
         if stage == 'pretrain' and training.phase == 'main':
-            history[-1]['rows'] = score(run, trainable, 'test', 48)
+            history[-1] |= score(run, trainable, 'test', 48)
         if stage == 'qa' and ratio in MEASURED and not path.exists():
             row = dataclasses.asdict(training) | {'ratio': ratio}
             row |= provenance(training.seed) | {'stages': history}
             row |= {'split': 'test' if training.phase == 'main' else 'validation'}
-            row |= {'rows': score(run, trainable, row['split'], 10**6)}
+            row |= score(run, trainable, row['split'], 10**6)
             if training.phase == 'main':
                 row['word_lists'] = score_word_lists(training, ratio, start, trainable)
-            RESULTS.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(row, indent=1) + '\n')
+            write_row(path, row)
 
 
 def open_stage(training: Training, stage: str, ratio: int, start: str, *more: str):
@@ -136,10 +140,10 @@ def summary(stage: str, ratio: int, run, trainable, records: list[dict[str, Any]
 
 
 def seconds(records: list[dict[str, Any]]) -> float:
-    """Time of all steps, from the quarters of a stage after the first: that one waits for the compiler."""
+    """Time of all steps at the median speed of the quarters after the first, which waits for the compiler."""
     laps = [(record['step'], record['elapsed_s']) for record in records if record['split'] == 'train']
-    steps, times = laps[-1][0] - laps[0][0], sum(time for _, time in laps[1:])
-    return round(times * laps[-1][0] / steps, 1)
+    per_step = [time / (step - before) for (before, _), (step, time) in itertools.pairwise(laps)]
+    return round(statistics.median(per_step) * laps[-1][0], 1)
 
 
 def flops_per_step(run, trainable) -> float:
@@ -158,24 +162,38 @@ def flops_per_step(run, trainable) -> float:
     return count_flops(step, state, run.base, batch)
 
 
-def score(run, trainable, split: str, limit: int) -> list[dict[str, Any]]:
-    """The table of the method itself; the controls are scored once, with the ceilings."""
+def score(run, trainable, split: str, limit: int) -> dict[str, Any]:
+    """The table of the method itself (the controls are scored once, with the ceilings), and for questions `marks`:
+    1 or 0 for each by exact match, questions on one context in a row."""
     from pic_jax.evaluation import harness, tables
+    from pic_jax.evaluation.metrics import exact_match
 
-    records = harness.held_out(run, split)
-    return tables.to_dicts(harness.evaluate(run, trainable, records, limit, (run.config.compressor.method,))[0])
+    records, method = harness.held_out(run, split), run.config.compressor.method
+    rows, answers = harness.evaluate(run, trainable, records, limit, (method,))
+    texts = zip(answers.get(method, ()), records, strict=False)
+    marks = ''.join(str(int(exact_match(text, record.golds))) for text, record in texts)
+    return {'rows': tables.to_dicts(rows)} | ({'marks': marks} if marks else {})
 
 
 def score_word_lists(training: Training, ratio: int, start: str, trainable) -> list[dict[str, Any]]:
     """In-context learning: the same compressor on labelled word lists, which no stage trained on."""
     run = open_stage(training, 'qa', ratio, start, 'data.corpus.word_lists=1.0')
-    return score(run, trainable, 'test', 10**6)
+    return score(run, trainable, 'test', 10**6)['rows']
+
+
+def write_row(path: Path, row: dict[str, Any]) -> None:
+    """A row counts as done once it is there, so it comes whole."""
+    from pic_jax.files import write_text
+
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(row, indent=1) + '\n')
 
 
 def ceilings() -> None:
     """Per measured ratio: vectors fitted to all questions on a context, and the controls that no training changes."""
     from pic_jax.data.examples import packed
     from pic_jax.evaluation import harness, tables
+    from pic_jax.evaluation.controls import CONTROLS
     from pic_jax.evaluation.optimised import optimised_memory
 
     for ratio in MEASURED:
@@ -188,9 +206,9 @@ def ceilings() -> None:
         best = optimised_memory(run, fresh, contexts, 'ft', CEILING_CONTEXTS)
         row = {'ratio': ratio, 'k': float(best.k.mean()), 'answers': len(best.k), 'contexts': len(contexts)}
         row |= {'optimised_exact': best.exact('ft'), **provenance(0)}
-        row['rows'] = tables.to_dicts(harness.evaluate(run, fresh, records, 10**6, harness.methods_of(run)[1:])[0])
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(row, indent=1) + '\n')
+        controls = [name for name in CONTROLS if name != 'shuffled_memory']
+        row['rows'] = tables.to_dicts(harness.evaluate(run, fresh, records, 10**6, controls)[0])
+        write_row(path, row)
 
 
 def value(row: dict[str, Any], metric: str, task: str = 'qa') -> float:
@@ -220,19 +238,18 @@ def screen(workdir: Path, part: int, parts: int) -> None:
     first = [Training('screen1', label, tuple(options), 0, DEFAULT_RATE, 0.5) for label, options in SCREEN.items()]
     run_all(first, workdir, part, parts)
     if not all(training.path(RATIOS[0]).exists() for training in first):
-        print('screen: the first round is not complete yet')
-        return
+        raise SystemExit('screen: the first round is not complete yet: run the other parts, then this one again')
     rows = {training: json.loads(training.path(RATIOS[0]).read_text()) for training in first}
     ranked = sorted(first, key=lambda training: value(rows[training], 'nats_per_token'))
-    second = [dataclasses.replace(training, phase='screen2', scale=1.0) for training in ranked[:2]]
+    second = [dataclasses.replace(training, phase='screen2', scale=1.0) for training in ranked[:FINALISTS]]
     run_all(second, workdir, part, parts)
 
 
 def best_options() -> tuple[str, ...]:
     """PIC's options with the lowest validation nats in the last round of the screening."""
     rows = stored('screen2')
-    if not rows:
-        raise SystemExit('headline: run the screening first (python benchmarks/headline.py screen)')
+    if len(rows) < FINALISTS:
+        raise SystemExit('headline: finish the screening first (python benchmarks/headline.py screen)')
     return tuple(min(rows, key=lambda row: value(row, 'nats_per_token'))['options'])
 
 
@@ -251,11 +268,16 @@ def methods() -> dict[str, tuple[str, ...]]:
     return {'pic': best_options(), **METHODS}
 
 
+def rates(label: str) -> tuple[float, ...]:
+    """Learning rates of the questions to choose from."""
+    return CONSTANT_RATES if label == CONSTANT else RATES
+
+
 def best_rate(label: str) -> float:
     """The learning rate with the lowest validation nats."""
     rows = [row for row in stored('rate') if row['label'] == label]
-    if not rows:
-        raise SystemExit('headline: run the learning rates first (python benchmarks/headline.py rates)')
+    if {row['rate'] for row in rows} != set(rates(label)):
+        raise SystemExit(f'headline: finish the rates of {label} first (python benchmarks/headline.py rates)')
     return min(rows, key=lambda row: value(row, 'nats_per_token'))['rate']
 
 
@@ -266,6 +288,9 @@ def main() -> None:
     parser.add_argument('--part', default='0/1', metavar='I/N')
     args = parser.parse_args()
     part, parts = map(int, args.part.split('/'))
+    if parts > 1 and hasattr(os, 'sched_setaffinity'):  # two trainings on the same cores would wait for each other
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[part::parts] or cores)
     # Every seed and, but for the training steps, every learning rate runs the same programs.
     jax.config.update('jax_compilation_cache_dir', str(args.workdir.absolute() / 'compiled'))
     if args.phase == 'ceilings':
@@ -274,7 +299,7 @@ def main() -> None:
         screen(args.workdir, part, parts)
     elif args.phase == 'rates':
         trainings = [
-            Training('rate', label, options, 0, rate) for label, options in methods().items() for rate in RATES
+            Training('rate', label, options, 0, rate) for label, options in methods().items() for rate in rates(label)
         ]
         run_all(trainings, args.workdir, part, parts)
     else:

@@ -24,8 +24,8 @@ def test_fitted_vectors_come_close_to_the_full_context():
 def test_a_memory_of_many_questions_is_scored_answer_by_answer():
     compressor = CompressorConfig.preset('icae', ratio=8, context_length=128)
     data = DataConfig(
-        source='generated', size=20, validation=2, test=2, context_length=128, answer_length=64, questions_per_example=3,
-        random_start=False, corpus=CorpusConfig(facts_per_context=5, words=40, questions=3),
+        source='generated', size=20, validation=2, test=2, context_length=128, answer_length=64,
+        questions_per_example=3, random_start=False, corpus=CorpusConfig(facts_per_context=5, words=40, questions=3),
     )  # fmt: skip
     run = open_run(RunConfig(base='tiny_base', compressor=compressor, data=data, objective=ObjectiveConfig(lm=0, ft=1)))
     records = harness.held_out(run, 'test')
