@@ -50,7 +50,7 @@ def bars() -> dict[str, dict[str, float]]:
     from pic_jax.models import hf
     from pic_jax.models.decoder import Decoder
     from pic_jax.run import TINY_BASE
-    from pic_jax.training.pretrain import make_validation, token_frequency
+    from pic_jax.training.pretrain import make_validation, pretrain_loss, token_frequency
 
     decoder, tokenizer = Decoder(hf.read_config(TINY_BASE)), load_tokenizer(TINY_BASE)
     params = hf.load_params(TINY_BASE, decoder.config, np.float32)
@@ -63,7 +63,9 @@ def bars() -> dict[str, dict[str, float]]:
         batches = RowBatches(
             config.rows, corpus, tokenizer, template('plain', tokenizer), frequency_V, 'test', TEST_SEED
         )
-        fields = make_validation(decoder, [batches[step] for step in range(BATCHES)])(params)
+        fields = make_validation(
+            decoder, pretrain_loss(decoder, config).weights, [batches[step] for step in range(BATCHES)]
+        )(params)
         found[name] = {key: round(value, 4) for key, value in fields.items()}
     return found
 

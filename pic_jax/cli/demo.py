@@ -1,6 +1,7 @@
 """`pic-jax demo`: fine-tunes the two compressors that ship on questions and compares them with controls."""
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import json
@@ -172,9 +173,9 @@ def train_and_score(method: str, folder: Path) -> tuple[list[Any], dict[str, lis
     from pic_jax.run import open_run
     from pic_jax.training.loop import initial_trainable, train
 
-    sys.stderr = Named(sys.__stderr__, method)
     run = open_run(resolve(demo_config().to_dict(), [f'--config.{word}' for word in OVERRIDES[method]]))
-    trainable = train(run, folder)
+    with contextlib.redirect_stderr(Named(sys.stderr, method)):
+        trainable = train(run, folder)
     test = asked_of(run)
     # The controls are scored once, next to pic, whose k all share.
     rows, answers = harness.evaluate(run, trainable, test, len(test), None if method == 'pic' else (method,))
@@ -209,13 +210,14 @@ class Named(io.TextIOBase):
 
 def gain(answers: list[str], others: list[str], records: list[Any]) -> tuple[float, float, float]:
     """Difference of the exact match of two methods on the same questions, with its paired 95% bootstrap interval."""
+    from pic_jax.evaluation.harness import groups_of
     from pic_jax.evaluation.metrics import bootstrap_interval, exact_match
 
     differences = [
         exact_match(ours, record.golds) - exact_match(theirs, record.golds)
         for ours, theirs, record in zip(answers, others, records, strict=True)
     ]
-    return sum(differences) / len(differences), *bootstrap_interval(differences, seed=0)
+    return sum(differences) / len(differences), *bootstrap_interval(differences, 0, groups_of(records))
 
 
 def say(text: str) -> None:

@@ -155,7 +155,8 @@ def told_in(records: Sequence[Record], context: np.ndarray, tokenizer, template:
     for record in records:
         if record.place is None:
             continue
-        start = len(encode(tokenizer, record.context[: round(record.place * len(record.context))]))
+        # Without the space before the sentence: it belongs to the sentence's first token.
+        start = len(encode(tokenizer, record.context[: round(record.place * len(record.context))].rstrip(' ')))
         question, answer = encode_question(tokenizer, template, record.prompt, record.answers[0])
         here = context[start : start + TELLING]
         ends = np.flatnonzero(here == answer[-1])

@@ -13,14 +13,13 @@ from pic_jax.data.loader import Batch, eval_batches
 from pic_jax.data.prepare import prepare
 from pic_jax.errors import PicJaxError
 from pic_jax.evaluation.controls import CONTROLS, View, control_view
-from pic_jax.evaluation.metrics import bootstrap_interval, exact_match, f1, gap_share
+from pic_jax.evaluation.metrics import bootstrap_interval, exact_match, f1, gap_share, resamples
 from pic_jax.evaluation.reconstruction import reconstruct, score_reconstructions
 from pic_jax.models.generation import generate
 from pic_jax.models.inputs import from_memory
 from pic_jax.models.scoring import hits, nll, text_logits
 from pic_jax.run import Program, Run, full_context_fits
 
-RESAMPLES = 1000
 TASKS = {'ae': 'reconstruction', 'lm': 'continuation', 'ft': 'qa'}
 
 
@@ -61,13 +60,13 @@ class Scores:
         """Share of the examples whose every target token is the first choice where the right text precedes."""
         return float(np.mean(self.hits[objective] == self.tokens[objective]))
 
-    def resampled(self, objective: str, picks: np.ndarray) -> np.ndarray:
-        """`per_token` of each row of example indices in `picks` [resamples, n]."""
-        return self.nats[objective][picks].sum(axis=1) / self.tokens[objective][picks].sum(axis=1)
+    def resampled(self, objective: str, times_RN: np.ndarray) -> np.ndarray:
+        """`per_token` of each resample (`metrics.resamples`)."""
+        return (times_RN @ self.nats[objective]) / (times_RN @ self.tokens[objective])
 
-    def resampled_accuracy(self, objective: str, picks: np.ndarray) -> np.ndarray:
-        """`accuracy` of each row of example indices in `picks` [resamples, n]."""
-        return self.hits[objective][picks].sum(axis=1) / self.tokens[objective][picks].sum(axis=1)
+    def resampled_accuracy(self, objective: str, times_RN: np.ndarray) -> np.ndarray:
+        """`accuracy` of each resample."""
+        return (times_RN @ self.hits[objective]) / (times_RN @ self.tokens[objective])
 
 
 def held_out(run: Run, split: str) -> list[TokenisedRecord]:
@@ -143,6 +142,7 @@ def evaluate(
 
     For questions also EM and F1, and EM by the quarter of the context in which the answer is told. For reconstruction
     also the accuracy of tokens that follow the right text, and, for the method alone, scores of what it writes itself.
+    Intervals are bootstraps over contexts, each with all of its questions.
 
     Args:
       methods: those to score; by default `methods_of(run)`. Shares of the gap need full_context and no_context.
@@ -163,10 +163,10 @@ def evaluate(
         rows.append(Row(method, ratio, k, task, metric, value, *interval, n=n))
 
     # The same resampled examples for every method, so that shares of the gap are resampled in pairs.
-    picks = np.random.default_rng(run.config.seed).integers(len(records), size=(RESAMPLES, len(records)))
+    times_RN = resamples(groups_of(records), run.config.seed)
     for objective in names:
         value = {method: scores[method].per_token(objective) for method in methods}
-        drawn = {method: scores[method].resampled(objective, picks) for method in methods}
+        drawn = {method: scores[method].resampled(objective, times_RN) for method in methods}
         for method in methods:
             add(method, TASKS[objective], 'nats_per_token', value[method], _interval(drawn[method]))
         if {'full_context', 'no_context'} <= set(methods) and objective != 'ae':
@@ -177,29 +177,36 @@ def evaluate(
                 add(method, TASKS[objective], 'gap_share', share, _interval(shares))
     if 'ae' in names:
         for method in methods:
-            interval = _interval(scores[method].resampled_accuracy('ae', picks))
+            interval = _interval(scores[method].resampled_accuracy('ae', times_RN))
             add(method, 'reconstruction', 'token_accuracy', scores[method].accuracy('ae'), interval)
         written = reconstruct(run, trainable, batches_of(run, records, limit))
-        for metric, (value, drawn) in score_reconstructions(run.tokenizer, written, picks).items():
+        for metric, (value, drawn) in score_reconstructions(run.tokenizer, written, times_RN).items():
             add(run.config.compressor.method, 'reconstruction', metric, value, _interval(drawn))
     if 'ft' in names:
         for method in methods:
             answers[method] = answer(run, trainable, records, method, limit)
-            for task, metric, values in _marks(records, answers[method]):
-                interval = bootstrap_interval(values, run.config.seed)
+            for task, metric, marked, values in _marks(records, answers[method]):
+                interval = bootstrap_interval(values, run.config.seed, groups_of(marked))
                 add(method, task, metric, float(np.mean(values)), interval, len(values))
     return rows, answers
 
 
-def _marks(records: Sequence[TokenisedRecord], texts: Sequence[str]) -> Iterator[tuple[str, str, list[float]]]:
-    """(task, metric, marks of the answers), over all records and for each quarter of the context that has some."""
+def groups_of(records: Sequence[TokenisedRecord]) -> list[bytes]:
+    """Records on the same context share a memory, and their scores rise and fall together."""
+    return [record.context.tobytes() for record in records]
+
+
+def _marks(
+    records: Sequence[TokenisedRecord], texts: Sequence[str]
+) -> Iterator[tuple[str, str, list[TokenisedRecord], list[float]]]:
+    """(task, metric, records, marks of their answers), over all and for each quarter of the context that has some."""
     em = [exact_match(text, record.golds) for text, record in zip(texts, records, strict=True)]
-    yield 'qa', 'em', em
-    yield 'qa', 'f1', [f1(text, record.golds) for text, record in zip(texts, records, strict=True)]
+    yield 'qa', 'em', list(records), em
+    yield 'qa', 'f1', list(records), [f1(text, record.golds) for text, record in zip(texts, records, strict=True)]
     for quarter in range(4):
-        marks = [mark for mark, record in zip(em, records, strict=True) if _quarter(record.place) == quarter]
-        if marks:
-            yield 'qa_by_position', f'em_q{quarter + 1}', marks
+        pairs = [pair for pair in zip(records, em, strict=True) if _quarter(pair[0].place) == quarter]
+        if pairs:
+            yield 'qa_by_position', f'em_q{quarter + 1}', [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
 def _quarter(place: float | None) -> int | None:

@@ -4,7 +4,7 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from sacrebleu.metrics import BLEU
@@ -81,28 +81,46 @@ def bleu_signature() -> str:
     return str(_BLEU.get_signature())
 
 
-def bleu4_resampled(predictions: Sequence[str], targets: Sequence[str], picks: np.ndarray) -> np.ndarray:
-    """`bleu4` of the resampled corpora that `picks` describes, from the counts of each sentence.
+def bleu4_resampled(predictions: Sequence[str], targets: Sequence[str], times_RN: np.ndarray) -> np.ndarray:
+    """`bleu4` of resampled corpora, from the counts of each sentence.
 
     Args:
-      picks: [resamples, n] int indices of the n predictions.
+      times_RN: how often each resampled corpus has each of the n predictions (`resamples`).
 
     Returns:
       [resamples] float64.
     """
     sentences = [_SENTENCE_BLEU.sentence_score(text, [gold]) for text, gold in zip(predictions, targets, strict=True)]
     counts_NC = np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in sentences])
-    sums = counts_NC[picks].sum(axis=1).tolist()
+    sums = (times_RN @ counts_NC).astype(int).tolist()
     return np.array([BLEU.compute_bleu(row[:4], row[4:8], row[8], row[9], 'exp').score / 100 for row in sums])
 
 
-def bootstrap_interval(values: Sequence[float], seed: int, resamples: int = 1000) -> tuple[float, float]:
+def resamples(groups: Sequence[Hashable], seed: int, count: int = 1000) -> np.ndarray:
+    """Bootstrap samples of examples that come in groups, as questions on one document do: groups are drawn.
+
+    Examples of a group rise and fall together, so drawing them one by one would make intervals too narrow.
+
+    Args:
+      groups: the group of each of the n examples. seed: the same seed draws the same samples.
+
+    Returns:
+      [count, n] float64: how many times each sample has each example. A sample draws as many groups as there are.
+    """
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    drawn_RG = np.random.default_rng(seed).integers(len(numbers), size=(count, len(numbers)))
+    times_RG = np.stack([np.bincount(row, minlength=len(numbers)) for row in drawn_RG])
+    return times_RG[:, [numbers[group] for group in groups]].astype(np.float64)
+
+
+def bootstrap_interval(
+    values: Sequence[float], seed: int, groups: Sequence[Hashable] | None = None, count: int = 1000
+) -> tuple[float, float]:
     """95% percentile bootstrap interval of the mean.
 
     Args:
       values: one finite score per example.
-      seed: of the resampling; the same seed gives the same interval.
-      resamples: how many samples of len(values), with replacement, are drawn.
+      seed, groups, count: of `resamples`; by default each example is a group.
 
     Returns:
       The 2.5th and 97.5th percentile of the resampled means.
@@ -113,9 +131,8 @@ def bootstrap_interval(values: Sequence[float], seed: int, resamples: int = 1000
     values_N = np.asarray(values, dtype=np.float64)
     if values_N.size == 0 or not np.isfinite(values_N).all():
         raise PicJaxError(f'values={list(values)[:8]!r} is not valid: expected at least one number, all finite')
-    generator = np.random.default_rng(seed)
-    means = [values_N[generator.integers(len(values_N), size=len(values_N))].mean() for _ in range(resamples)]
-    low, high = np.percentile(means, (2.5, 97.5))
+    times_RN = resamples(range(len(values_N)) if groups is None else groups, seed, count)
+    low, high = np.percentile(times_RN @ values_N / times_RN.sum(axis=1), (2.5, 97.5))
     return float(low), float(high)
 
 

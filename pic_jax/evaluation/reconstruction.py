@@ -47,13 +47,13 @@ def reconstruct(run: Run, trainable: dict[str, Any], batches: Iterable[Batch]) -
 
 
 def score_reconstructions(
-    tokenizer: 'PreTrainedTokenizerBase', reconstructions: Sequence[Reconstruction], picks: np.ndarray
+    tokenizer: 'PreTrainedTokenizerBase', reconstructions: Sequence[Reconstruction], times_RN: np.ndarray
 ) -> dict[str, tuple[float, np.ndarray]]:
     """The metrics of a set of reconstructions.
 
     Args:
       tokenizer: turns both sides into text for BLEU.
-      picks: [resamples, n] int indices of the n examples; BLEU takes the first 200 resamples.
+      times_RN: how often each resample has each of the n examples; BLEU takes the first 200 resamples.
 
     Returns:
       `bleu4` (corpus BLEU of the texts) and `prefix_em` (mean share of the context before the first wrong token),
@@ -65,8 +65,8 @@ def score_reconstructions(
     )
     prefix_N = np.array([prefix_match(r.written, r.context) for r in reconstructions])
     return {
-        'bleu4': (bleu4(written, contexts), bleu4_resampled(written, contexts, picks[:BLEU_RESAMPLES])),
-        'prefix_em': (float(prefix_N.mean()), prefix_N[picks].mean(axis=1)),
+        'bleu4': (bleu4(written, contexts), bleu4_resampled(written, contexts, times_RN[:BLEU_RESAMPLES])),
+        'prefix_em': (float(prefix_N.mean()), times_RN @ prefix_N / times_RN.sum(axis=1)),
     }
 
 

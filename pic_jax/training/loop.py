@@ -21,6 +21,7 @@ from pic_jax.evaluation.metrics import gap_share
 from pic_jax.masks import memory_slots, num_embeddings
 from pic_jax.models.scoring import Totals
 from pic_jax.run import Run, check_fits, named_folder
+from pic_jax.training import weights
 from pic_jax.training.checkpoint import Checkpoints, restore_trainable
 from pic_jax.training.objectives import Loss, compressor_loss, words_totals
 from pic_jax.training.step import TrainState, init_state, make_train_step
@@ -107,9 +108,14 @@ def initial_trainable(run: Run) -> Any:
 def fit(job: Job, workdir: Path) -> Any:
     """Runs a job to its last step in a workdir, resuming by itself; returns the trained parameters."""
     config: TrainConfig = job.config.train
+    if (workdir / weights.NAME).exists():
+        raise ConfigError(
+            f'{workdir} holds saved weights ({weights.NAME}), which a run must not stand beside: '
+            f'use another --workdir, and start={workdir} to go on from them'
+        )
     changes = compare_config(workdir, job.config)
     # Placed as the step's results will be: arrays of two kinds would compile the step twice.
-    state = jax.device_put(init_state(job.init(), job.config.optimizer, config.steps), jax.devices()[0])
+    state = jax.device_put(init_state(job.init(), job.config.optimizer, config.steps), jax.local_devices()[0])
     checkpoints = Checkpoints(workdir / 'checkpoints', config.keep_checkpoints)
     start = checkpoints.latest_step or 0
     if start > config.steps:
@@ -232,7 +238,7 @@ def make_validation(run: Run, records: Sequence[TokenisedRecord]) -> Callable[[A
     # Spread over the split: its first examples may all be questions on a few documents.
     limit = min(run.config.train.eval_examples, len(records))
     records = [records[index * len(records) // limit] for index in range(limit)]
-    weights = {name: getattr(run.config.objective, name) for name in run.config.objective.names}
+    shares = {name: getattr(run.config.objective, name) for name in run.config.objective.names}
     fixed: dict[str, Scores] = {}
 
     @jax.jit
@@ -246,14 +252,14 @@ def make_validation(run: Run, records: Sequence[TokenisedRecord]) -> Callable[[A
             names = [name for name in controls if name != 'shuffled_memory']
             fixed.update(score(run, trainable, records, names, limit))
         scores = fixed | score(run, trainable, records, (method, 'shuffled_memory'), limit)
-        record = {'loss': sum(weight * scores[method].per_token(name) for name, weight in weights.items())}
+        record = {'loss': sum(weight * scores[method].per_token(name) for name, weight in shares.items())}
         if run.config.objective.words:
             parts = [distances(trainable, batch) for batch in batches_of(run, records, limit)]
             record['words_distance'] = float(
                 sum(part.nats.sum() for part in parts) / sum(part.tokens.sum() for part in parts)
             )
             record['loss'] += run.config.objective.words * record['words_distance']
-        for name in weights:
+        for name in shares:
             nats = {other: scores[other].per_token(name) for other in (method, *controls)}
             record[f'{name}_nats'] = nats.pop(method)
             record[f'{name}_exact'] = scores[method].exact(name)

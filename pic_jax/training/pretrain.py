@@ -84,10 +84,11 @@ def pretrain(config: PretrainConfig, workdir: Path) -> tuple[Path, float | None]
 
     frequency_V = token_frequency(tokenizer, config)
     validation = batches('validation', config.seed + 1)
-    validate = make_validation(decoder, [validation[step] for step in range(VALIDATION_ROWS)])
+    loss = pretrain_loss(decoder, config)
+    validate = make_validation(decoder, loss.weights, [validation[step] for step in range(VALIDATION_ROWS)])
     job = Job(
         config=config,
-        loss=pretrain_loss(decoder, config),
+        loss=loss,
         init=lambda: initial_params(decoder, config),
         frozen=None,
         batches=batches('train', config.seed),
@@ -95,8 +96,8 @@ def pretrain(config: PretrainConfig, workdir: Path) -> tuple[Path, float | None]
         validate=validate,
         summary=lambda params: [f'{count(params):,} parameters'],
     )
-    fields = [f'{name}_{what}' for name in job.loss.weights for what in ('nats', 'accuracy')]
-    fields += [f'{name}_exact' for name in job.loss.weights if name.endswith('answer')]
+    fields = [f'{name}_{what}' for name in loss.weights for what in ('nats', 'accuracy')]
+    fields += [f'{name}_exact' for name in loss.weights if name.endswith('answer')]
     if config.bar and config.bar not in fields:
         raise ConfigError(f'bar={config.bar!r} is not valid: expected one of {", ".join(fields)}')
     params = fit(job, workdir)
@@ -144,10 +145,10 @@ def pretrain_loss(decoder: Decoder, config: PretrainConfig) -> Loss:
 
     def totals(params: Params, _: None, batch: dict[str, Any]) -> dict[str, Totals]:
         scores = {kind: token_scores(decoder, params, kind, batch[kind])[0] for kind in batch}
-        return {name: _masked(scores[kind], batch[kind][name]) for kind, name in _losses(batch) if name in weights}
+        return {name: _masked(scores[kind], batch[kind][name]) for kind, name in _losses(batch, weights)}
 
     def counts(batch: dict[str, Any]) -> dict[str, jax.Array]:
-        return {name: jnp.sum(batch[kind][name]) for kind, name in _losses(batch) if name in weights}
+        return {name: jnp.sum(batch[kind][name]) for kind, name in _losses(batch, weights)}
 
     return Loss(weights, totals, counts)
 
@@ -174,21 +175,22 @@ def token_scores(decoder: Decoder, params: Params, kind: str, rows: dict[str, An
     return jnp.pad(nats_BT, ((0, 0), (pad, 0))), jnp.pad(right_BT, ((0, 0), (pad, 0)))
 
 
-def make_validation(decoder: Decoder, batches: Sequence[dict[str, Any]]):
-    """Validation fields: nats and accuracy per token of every loss, and `answer_exact`, `mixture_answer_exact`."""
+def make_validation(decoder: Decoder, weights: dict[str, float], batches: Sequence[dict[str, Any]]):
+    """Validation fields: `loss`, weighted as in training; nats and accuracy per token of every loss that has a weight;
+    and of those `answer_exact`, `mixture_answer_exact`."""
     scored = {kind: jax.jit(lambda p, rows, kind=kind: token_scores(decoder, p, kind, rows)) for kind in batches[0]}
 
     def validate(params: Params) -> dict[str, float]:
         nats, right, exact = {}, {}, {}
         for batch in batches:
-            for kind, name in _losses(batch):
+            for kind, name in _losses(batch, weights):
                 nats_BT, right_BT = map(np.asarray, scored[kind](params, batch[kind]))
                 mask_BT = batch[kind][name]
                 nats.setdefault(name, []).append(nats_BT[mask_BT])
                 right.setdefault(name, []).append(right_BT[mask_BT])
                 exact.setdefault(name, []).extend(_runs_all_true(right_BT, mask_BT))
         fields = {f'{name}_nats': float(np.concatenate(parts).mean()) for name, parts in nats.items()}
-        loss = sum(fields.values())
+        loss = sum(weight * fields[f'{name}_nats'] for name, weight in weights.items())
         fields |= {f'{name}_accuracy': float(np.concatenate(parts).mean()) for name, parts in right.items()}
         answers = [name for name in ('answer', 'mixture_answer') if name in exact]
         fields |= {f'{name}_exact': float(np.mean(exact[name])) for name in answers}
@@ -197,9 +199,9 @@ def make_validation(decoder: Decoder, batches: Sequence[dict[str, Any]]):
     return validate
 
 
-def _losses(batch: dict[str, Any]) -> list[tuple[str, str]]:
-    """(kind of row, loss) of everything in a batch."""
-    return [(kind, name) for kind in batch for name in LOSSES[kind]]
+def _losses(batch: dict[str, Any], weights: dict[str, float]) -> list[tuple[str, str]]:
+    """(kind of row, loss) of everything in a batch that has a weight: a batch need not have targets of the others."""
+    return [(kind, name) for kind in batch for name in LOSSES[kind] if name in weights]
 
 
 def _runs_all_true(right_BT: np.ndarray, mask_BT: np.ndarray) -> list[bool]:

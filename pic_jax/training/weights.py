@@ -20,7 +20,13 @@ FORMAT, VERSION = 'pic-compressor', '1'
 
 
 def write_weights(folder: Path, config: RunConfig, trainable: Any) -> None:
-    """Writes config.json and the weights as bfloat16; makes the folder."""
+    """Writes config.json and the weights as bfloat16; makes the folder.
+
+    Raises:
+      PicJaxError: the folder is the workdir of a run, whose checkpoints the file would hide.
+    """
+    if (folder / 'checkpoints').exists():
+        raise PicJaxError(f'{folder} is the workdir of a run: expected another folder to save to')
     write_config(folder, config)
     tensors = {name: np.asarray(leaf.astype(jnp.bfloat16)) for name, leaf in _named(trainable).items()}
     with replacing(folder / NAME) as temporary:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from pic_jax.config import CorpusConfig, RowsConfig
-from pic_jax.data import lexicon
+from pic_jax.data import generator, lexicon
 from pic_jax.data.generator import split_of
 from pic_jax.data.records import Record
 from pic_jax.data.rows import REPEAT, RowBatches, copy_row, document_row, mixture_weights, repeat_row, told_in
-from pic_jax.data.tokenise import Template, encode, template
+from pic_jax.data.tokenise import Template, encode, encode_question, load_tokenizer, template
+from pic_jax.run import TINY_BASE
 
 SHORT = Template(before='', between='?', after='=', lead=' ')
 
@@ -131,6 +132,24 @@ def test_a_fact_is_told_by_the_tokens_of_its_question_and_answer_up_to_the_answe
     earlier = dataclasses.replace(record, place=0.0)
     assert [own.tolist() for own in told_in([earlier], ids, Characters(), SHORT)] == [[1, 5]]
     assert told_in([earlier], cut, Characters(), SHORT) == []
+
+
+def test_the_first_word_of_a_sentence_belongs_to_what_it_tells():
+    """With a real tokenizer, whose tokens take the space before them."""
+    tokenizer = load_tokenizer(TINY_BASE)
+    plain, seen = template('plain', tokenizer), 0
+    for number in range(20):
+        facts = generator.document(CorpusConfig(facts_per_context=5, words=60, questions=5), 'train', 0, number)
+        context = encode(tokenizer, facts[0].context)
+        for record, own in zip(facts, told_in(facts, context, tokenizer, plain), strict=True):
+            character = round(record.place * len(record.context))
+            sentence = record.context[character:]
+            question, _ = encode_question(tokenizer, plain, record.prompt, record.answers[0])
+            first = encode(tokenizer, (' ' if character and record.context[character - 1] == ' ' else '') + sentence)[0]
+            if first in question:
+                assert tokenizer.decode(context[own]).strip().startswith(tokenizer.decode([first]).strip())
+                seen += 1
+    assert seen > 20
 
 
 ROWS = RowsConfig(

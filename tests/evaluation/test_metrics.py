@@ -94,8 +94,28 @@ def test_bootstrap_interval_has_the_width_of_the_normal_approximation():
 def test_bootstrap_interval_is_a_function_of_its_seed():
     values = [0.0, 1.0, 2.0, 5.0]
     assert metrics.bootstrap_interval(values, 3) == metrics.bootstrap_interval(values, 3)
-    assert metrics.bootstrap_interval(values, 3, 20) != metrics.bootstrap_interval(values, 4, 20)
+    assert metrics.bootstrap_interval(values, 3, count=20) != metrics.bootstrap_interval(values, 4, count=20)
     assert metrics.bootstrap_interval([2.5], 0) == (2.5, 2.5)
+
+
+def test_resamples_draw_whole_groups():
+    times = metrics.resamples(['a', 'b', 'a', 'c', 'b', 'a'], seed=0, count=200)
+    assert times.shape == (200, 6)
+    groups = times[:, [0, 1, 3]]
+    assert np.array_equal(times, groups[:, [0, 1, 0, 2, 1, 0]])
+    assert (groups.sum(axis=1) == 3).all()
+    assert set(groups.ravel()) == {0, 1, 2, 3}
+    np.testing.assert_allclose(groups.mean(axis=0), 1, atol=0.2)
+
+
+def test_an_interval_over_groups_of_equal_values_is_as_wide_as_over_one_value_of_each():
+    values = list(np.random.default_rng(2).normal(size=30))
+    repeated = [value for value in values for _ in range(12)]
+    groups = [number for number in range(30) for _ in range(12)]
+    assert metrics.bootstrap_interval(repeated, 0, groups) == pytest.approx(metrics.bootstrap_interval(values, 0))
+    low, high = metrics.bootstrap_interval(repeated, 0)
+    wide_low, wide_high = metrics.bootstrap_interval(values, 0)
+    assert high - low < 0.5 * (wide_high - wide_low)
 
 
 @pytest.mark.parametrize('values', [[], [1.0, math.nan], [math.inf]])

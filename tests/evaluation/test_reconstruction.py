@@ -10,7 +10,7 @@ from sacrebleu.metrics import BLEU
 
 from pic_jax.data.examples import TokenisedRecord
 from pic_jax.evaluation import harness, reconstruction
-from pic_jax.evaluation.metrics import bleu4, bleu4_resampled, bleu_signature
+from pic_jax.evaluation.metrics import bleu4, bleu4_resampled, bleu_signature, resamples
 from pic_jax.evaluation.reconstruction import Reconstruction, reconstruct, score_reconstructions
 from pic_jax.models.decoder import Decoder
 from pic_jax.models.scoring import hits, text_logits
@@ -18,7 +18,7 @@ from pic_jax.models.scoring import hits, text_logits
 EOS = 1
 LENGTHS = (8, 5, 3, 30, 8)  # cut to 8 tokens; batches of 4 with buckets of 4 and 8 leave one row over
 KEPT = (8, 5, 3, 8, 8)
-PICKS = np.random.default_rng(0).integers(5, size=(1000, 5))
+TIMES = resamples(range(5), seed=0)
 
 
 class Words:
@@ -116,22 +116,23 @@ def test_bleu_signature_says_how():
 def test_resampled_bleu_equals_the_bleu_of_the_resampled_corpus():
     targets = ['a cat sat on the mat today', 'it rained all day long', 'no', 'one two three four five six']
     written = ['a cat sat on the hat', 'all day long it rained', '', 'one two three four five six seven']
-    picks = np.array([[0, 1, 2, 3], [0, 0, 0, 0], [2, 2, 2, 2], [3, 3, 1, 1]])
+    times = np.array([[1, 1, 1, 1], [4, 0, 0, 0], [0, 0, 4, 0], [0, 2, 0, 2]])
+    picks = [np.repeat(range(4), row) for row in times]
     expected = [bleu4([written[i] for i in row], [targets[i] for i in row]) for row in picks]
-    np.testing.assert_allclose(bleu4_resampled(written, targets, picks), expected, rtol=1e-12)
+    np.testing.assert_allclose(bleu4_resampled(written, targets, times), expected, rtol=1e-12)
 
 
 def test_scores_of_reconstructions_literally():
     """Two of four tokens, then all of them: the mean prefix is 0.75; BLEU sees words, not special tokens."""
     context = np.array([2, 3, 4, 5])
     pair = [Reconstruction(context, np.array([2, 3, 9, 5])), Reconstruction(context, np.array([2, 3, 4, 5]))]
-    picks = np.array([[0, 0], [1, 1], [0, 1]])
-    scores = score_reconstructions(Words(), pair, picks)
+    times = np.array([[2, 0], [0, 2], [1, 1]])
+    scores = score_reconstructions(Words(), pair, times)
     assert scores['prefix_em'][0] == 0.75
     assert scores['prefix_em'][1].tolist() == [0.5, 1.0, 0.75]
     assert scores['bleu4'][0] == pytest.approx(bleu4(['w2 w3 w9 w5', 'w2 w3 w4 w5'], ['w2 w3 w4 w5'] * 2))
     assert scores['bleu4'][1][1] == pytest.approx(1)
-    assert len(score_reconstructions(Words(), pair, np.zeros((1000, 2), int))['bleu4'][1]) == 200
+    assert len(score_reconstructions(Words(), pair, np.ones((1000, 2), int))['bleu4'][1]) == 200
 
 
 def test_what_is_written_is_the_decoders_first_choice_behind_the_memory(run, texts, first_choices):
@@ -150,7 +151,7 @@ def test_what_is_written_is_the_decoders_first_choice_behind_the_memory(run, tex
 def test_a_perfect_reconstruction_scores_one(run, texts, repeats_the_context):
     repeats_the_context(texts, [None] * 5)
     found = reconstruct(run, run.init_trainable(), harness.batches_of(run, texts, 100))
-    scores = score_reconstructions(Words(), found, PICKS)
+    scores = score_reconstructions(Words(), found, TIMES)
     for metric in ('bleu4', 'prefix_em'):
         assert scores[metric][0] == pytest.approx(1)
         np.testing.assert_allclose(scores[metric][1], 1)
@@ -187,5 +188,5 @@ def test_token_accuracy_is_that_of_the_logits(run, texts, first_choices, monkeyp
     assert scores.hits['ae'].tolist() == expected
     assert 6 <= expected[0] <= 8
     assert scores.accuracy('ae') == scores.hits['ae'].sum() / sum(n + 1 for n in KEPT)
-    drawn = scores.resampled_accuracy('ae', np.array([[0, 0, 0, 0, 0], [0, 1, 2, 3, 4]]))
+    drawn = scores.resampled_accuracy('ae', np.array([[5, 0, 0, 0, 0], [1, 1, 1, 1, 1]]))
     assert drawn.tolist() == [scores.hits['ae'][0] / 9, scores.accuracy('ae')]

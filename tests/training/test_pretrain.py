@@ -10,9 +10,11 @@ from safetensors.numpy import load_file
 
 from pic_jax.config import CorpusConfig, OptimizerConfig, PretrainConfig, RowsConfig, TrainConfig
 from pic_jax.data import generator
-from pic_jax.data.tokenise import load_tokenizer
+from pic_jax.data.rows import RowBatches
+from pic_jax.data.tokenise import load_tokenizer, template
 from pic_jax.errors import ConfigError
 from pic_jax.models import hf
+from pic_jax.models.decoder import Decoder
 from pic_jax.training import pretrain as pretraining
 from pic_jax.training.pretrain import pretrain
 
@@ -97,6 +99,31 @@ def test_a_start_of_another_shape_is_refused(stage, tmp_path):
     with pytest.raises(ConfigError, match=r'start=.* holds .*intermediate_size=48.*give .*intermediate_size=64'):
         pretrain(other, tmp_path)
     assert not (tmp_path / 'checkpoints').exists()
+
+
+@pytest.mark.parametrize(
+    ('numbers', 'losses'),
+    [
+        ({'documents': 1, 'copies': 1}, ('text', 'answer', 'copy')),
+        ({'repeats': 1, 'notes': 1}, ('text', 'repeat', 'mixture_answer')),
+        ({'mixtures': 1}, ('mixture_text',)),
+    ],
+)
+def test_validation_has_the_losses_of_the_rows_there_are(stage, numbers, losses):
+    """Rows without targets of a loss must not make it a mean over nothing."""
+    _, (folder, _) = stage
+    none = dict.fromkeys(('documents', 'repeats', 'notes', 'mixtures', 'copies'), 0)
+    rows = dataclasses.replace(CONFIG.rows, text=0.5, **none | numbers)
+    tokenizer, decoder = load_tokenizer(folder), Decoder(CONFIG.decoder)
+    frequency = np.ones(len(tokenizer))
+    batches = RowBatches(rows, CONFIG.corpus, tokenizer, template('plain', tokenizer), frequency, 'validation', 0)
+    weights = pretraining.pretrain_loss(decoder, dataclasses.replace(CONFIG, rows=rows)).weights
+    assert tuple(weights) == losses
+    params = hf.load_params(folder, CONFIG.decoder, np.float32)
+    fields = pretraining.make_validation(decoder, weights, [batches[0]])(params)
+    assert {name for name in fields if name.endswith('_nats')} == {f'{name}_nats' for name in losses}
+    assert fields['loss'] == pytest.approx(sum(weights[name] * fields[f'{name}_nats'] for name in losses))
+    assert np.isfinite(list(fields.values())).all()
 
 
 def test_an_unknown_bar_names_the_fields_there_are(stage, tmp_path):

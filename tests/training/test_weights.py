@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,19 @@ def test_training_may_start_from_a_saved_compressor(saved, tmp_path, tiny_config
     options = [f'--config.start={saved}', '--config.train.steps=1']
     assert main(['train', f'--config={tiny_config_file}', f'--workdir={tmp_path}', *options]) == 0
     assert json.loads((tmp_path / 'config.json').read_text())['start'] == str(saved)
+
+
+def test_weights_and_the_checkpoints_of_a_run_never_stand_in_one_folder(
+    saved, trained_workdir, tmp_path, tiny_config_file, capsys
+):
+    before = sorted(trained_workdir.rglob('*'))
+    with pytest.raises(PicJaxError, match=f'{trained_workdir} is the workdir of a run'):
+        pic_jax.load(trained_workdir).save(trained_workdir)
+    assert sorted(trained_workdir.rglob('*')) == before
+    copy = shutil.copytree(saved, tmp_path / 'copy')
+    assert main(['train', f'--config={tiny_config_file}', f'--workdir={copy}']) == 2
+    assert f'{copy} holds saved weights (compressor.safetensors)' in capsys.readouterr().err
+    assert sorted(path.name for path in copy.iterdir()) == [NAME, 'config.json']
 
 
 def test_folders_inside_the_package_have_names():

@@ -1,0 +1,51 @@
+"""The arithmetic behind the headline's tables, and that the README shows what the stored rows say."""
+
+from pathlib import Path
+
+import headline_report as report
+import pytest
+
+STEPS = report.COSTS['steps']
+
+
+def row(nats, steps=40, before=100):
+    """A row whose last stage has these validation nats at even distances."""
+    curve = [{'step': step * steps // (len(nats) - 1), 'ft_nats': value} for step, value in enumerate(nats)]
+    return {'stages': [{'steps': before, 'curve': []}, {'steps': steps, 'curve': curve}]}
+
+
+def test_a_curve_starts_at_what_the_earlier_stages_cost():
+    spent, loss = report.curve(row([2.0, 1.5, 1.0]), STEPS)
+    assert spent.tolist() == [100, 120, 140]
+    assert loss.tolist() == [2.0, 1.5, 1.0]
+
+
+def test_the_share_is_counted_at_the_first_validation_as_good_as_the_baselines_best():
+    baseline = row([2.0, 1.6, 1.2, 1.3, 1.25])  # best at step 20 of 40, after 120 steps in all
+    assert report.passing_share(row([2.0, 1.2, 0.5]), baseline, STEPS) == 120 / 120
+    assert report.passing_share(row([1.1, 1.0, 0.5]), baseline, STEPS) == 100 / 120
+    assert report.passing_share(row([2.0, 1.9, 1.21]), baseline, STEPS) is None
+
+
+@pytest.mark.parametrize(('last', 'flat'), [(0.995, True), (1.0, True), (1.1, True), (0.98, False), (0.5, False)])
+def test_a_plateau_gains_less_than_a_hundredth_in_the_last_three_tenths(last, flat):
+    # At 70% of the way the line from 1.0 (50%) to `last` (100%) has gone two fifths.
+    assert report.plateaued(row([3.0, 1.0, last])) is flat
+
+
+def test_the_spread_is_mean_and_range():
+    assert report.spread([0.5, 0.1, 0.3], report.share) == '30.0% [10.0%, 50.0%]'
+    assert report.spread([], report.share) == '-'
+
+
+def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
+    path = tmp_path / 'page.md'
+    path.write_text('before\n<!-- headline: begin -->\nold\n<!-- headline: end -->\nafter\n')
+    report.write_between_marks(path, 'new')
+    report.write_between_marks(path, 'newer')
+    assert path.read_text() == 'before\n<!-- headline: begin -->\nnewer\n<!-- headline: end -->\nafter\n'
+
+
+def test_the_readme_shows_the_stored_rows():
+    text = (Path(__file__).parents[2] / 'README.md').read_text()
+    assert report.readme_block() in text
