@@ -313,9 +313,10 @@ def main() -> None:
         ]
         run_all(trainings, args.workdir, part, parts)
     else:
-        for number, (seed, (label, options)) in enumerate(itertools.product(SEEDS, methods().items())):
-            if number % parts == part:
-                run_missing(Training('main', label, options, seed, best_rate(label), last=RATIOS[-1]), args.workdir)
+        pairs = sorted(itertools.product(methods(), SEEDS), key=lambda pair: (pair[0] == WINDOWED, pair[1]))
+        for label, seed in pairs[part::parts]:
+            training = Training('main', label, methods()[label], seed, best_rate(label), last=RATIOS[-1])
+            run_missing(training, args.workdir)
 
 
 if __name__ == '__main__':
