@@ -7,7 +7,7 @@ where it stopped.
 
     python benchmarks/headline.py ceilings    what k vectors can hold for this base, and what constant vectors give
     python benchmarks/headline.py screen      PIC's options at 4x, by successive halving on validation
-    python benchmarks/headline.py rates       three learning rates per method at 4x, on validation
+    python benchmarks/headline.py rates       learning rates at 4x, until the best is not the last, on validation
     python benchmarks/headline.py main        every method, ratio and seed, on test
 
 `--part=0/2` runs every second training, so that two processes share the work.
@@ -279,13 +279,35 @@ def rates(label: str) -> tuple[float, ...]:
     return CONSTANT_RATES if label == CONSTANT else RATES
 
 
+def tried(label: str) -> dict[float, float]:
+    """Rate -> validation nats of its trial; a window does not make another method."""
+    owner = 'icae' if label == WINDOWED else label
+    return {row['rate']: value(row, 'nats_per_token') for row in stored('rate') if row['label'] == owner}
+
+
+def next_rate(label: str) -> float | None:
+    """Half or twice the best rate where that is the end of what was tried; None once it is not, or after five."""
+    nats = tried(label)
+    best = min(nats, key=nats.get)
+    if len(nats) == 5 or min(nats) < best < max(nats):
+        return None
+    return best / 2 if best == min(nats) else best * 2
+
+
 def best_rate(label: str) -> float:
-    """The learning rate with the lowest validation nats; a window does not make another method."""
-    label = 'icae' if label == WINDOWED else label
-    rows = [row for row in stored('rate') if row['label'] == label]
-    if {row['rate'] for row in rows} != set(rates(label)):
+    """The learning rate with the lowest validation nats."""
+    nats = tried(label)
+    if not set(rates(label)) <= set(nats) or next_rate(label):
         raise SystemExit(f'headline: finish the rates of {label} first (python benchmarks/headline.py rates)')
-    return min(rows, key=lambda row: value(row, 'nats_per_token'))['rate']
+    return min(nats, key=nats.get)
+
+
+def search_rates(label: str, options: tuple[str, ...], workdir: Path) -> None:
+    """Tries the rates of a method, and goes on beyond the best where it is the last one."""
+    for rate in rates(label):
+        run_missing(Training('rate', label, options, 0, rate), workdir)
+    while rate := next_rate(label):
+        run_missing(Training('rate', label, options, 0, rate), workdir)
 
 
 def main() -> None:
@@ -305,13 +327,9 @@ def main() -> None:
     elif args.phase == 'screen':
         screen(args.workdir, part, parts)
     elif args.phase == 'rates':
-        trainings = [
-            Training('rate', label, options, 0, rate)
-            for label, options in methods().items()
-            if label != WINDOWED
-            for rate in rates(label)
-        ]
-        run_all(trainings, args.workdir, part, parts)
+        searched = [label for label in methods() if label != WINDOWED]
+        for label in searched[part::parts]:
+            search_rates(label, methods()[label], args.workdir)
     else:
         pairs = sorted(itertools.product(methods(), SEEDS), key=lambda pair: (pair[0] == WINDOWED, pair[1]))
         for label, seed in pairs[part::parts]:
