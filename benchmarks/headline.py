@@ -1,9 +1,9 @@
 """The papers' headline claims as one experiment on the shipped tiny base: PIC, EPL and ICAE at 4x, 16x and 64x.
 
 A compressor is pretrained at 4x (autoencoding in embedding space, then in tokens with continuation), fine-tuned on
-questions there, and trained on at doubled ratios. Every measured point leaves one small JSON file in
-benchmarks/results/headline; points that exist are skipped and interrupted runs resume, so the same command goes on
-where it stopped.
+questions there, and trained on at doubled ratios, with a learning rate that falls with their square root. Every
+measured point leaves one small JSON file in benchmarks/results/headline; points that exist are skipped and interrupted
+runs resume, so the same command goes on where it stopped.
 
     python benchmarks/headline.py ceilings    what k vectors can hold for this base, and what constant vectors give
     python benchmarks/headline.py screen      PIC's options at 4x, by successive halving on validation
@@ -119,7 +119,7 @@ def open_stage(training: Training, stage: str, ratio: int, start: str, *more: st
     overrides += [f'train.log_every={quarter}', f'train.checkpoint_every={quarter}']
     overrides.append(f'train.eval_every={quarter if stage == "qa" and ratio in MEASURED else steps}')
     if stage == 'qa':
-        overrides.append(f'optimizer.learning_rate={training.rate}')
+        overrides.append(f'optimizer.learning_rate={training.rate * math.sqrt(RATIOS[0] / ratio):.4g}')
     return open_run(resolve(values, [f'--config.{word}' for word in (*overrides, *more)]))
 
 

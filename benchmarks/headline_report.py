@@ -14,11 +14,13 @@ import numpy as np
 from headline import MEASURED, stored, value
 from matplotlib.figure import Figure
 
+from pic_jax.evaluation.metrics import bootstrap_interval
 from pic_jax.evaluation.plots import CURVES, MARKERS
 
 ROOT = Path(__file__).parents[1]
 BASELINES = ('icae', 'epl', 'icae_windowed')
 LABELS = ('pic', *BASELINES, 'constant_memory')
+QUESTIONS = 12  # on each test context
 QUARTERS = tuple(f'em_q{number}' for number in range(1, 5))
 PLATEAU = 0.01  # of the validation nats, over the last 30% of a stage
 Row = dict[str, Any]
@@ -54,28 +56,33 @@ def table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def control(ceiling: Row, method: str, metric: str) -> float:
-    return next(
-        cell['value']
-        for cell in ceiling['rows']
-        if (cell['method'], cell['task'], cell['metric']) == (method, 'qa', metric)
-    )
+    """A control's cell on questions."""
+    return value({'rows': [cell for cell in ceiling['rows'] if cell['method'] == method]}, metric)
 
 
 def ceilings_table() -> str:
-    """What k vectors can hold, and whether a ratio enters."""
+    """What k vectors were fitted to say, and whether a ratio enters."""
     lines = []
     for ceiling in sorted(stored('ceiling'), key=lambda row: row['ratio']):
         constant = [value(row, 'em') for row in rows_of('constant_memory', ceiling['ratio'])]
-        enters = 'yes' if ceiling['optimised_exact'] - np.mean(constant) >= 0.2 else 'floor'
+        enters = 'yes' if constant and ceiling['optimised_exact'] - np.mean(constant) >= 0.2 else 'floor'
+        names = ('full_context', 'truncate_last_k', 'no_context')
+        controls = [share(control(ceiling, name, 'em')) for name in names]
+        fitted = f'{share(ceiling["optimised_exact"])} of {ceiling["answers"]}'
+        ratio = f'{ceiling["ratio"]}x'
         lines.append(
-            [
-                f'{ceiling["ratio"]}x', f'{ceiling["k"]:.1f}', share(ceiling['optimised_exact']),
-                spread(constant, share), *(share(control(ceiling, name, 'em')) for name in
-                ('full_context', 'truncate_last_k', 'no_context')), enters,
-            ]
-        )  # fmt: skip
-    heading = ('ratio', 'k', 'optimised vectors', 'constant vectors', 'full_context', 'truncate_last_k', 'no_context',
-               'enters')  # fmt: skip
+            [ratio, f'{ceiling["k"]:.1f}', fitted, spread(constant, share), *controls, enters if constant else '-']
+        )
+    heading = (
+        'ratio',
+        'k',
+        'fitted vectors',
+        'constant vectors',
+        'full_context',
+        'truncate_last_k',
+        'no_context',
+        'enters',
+    )
     return table(heading, lines)
 
 
@@ -98,22 +105,31 @@ def questions_table() -> str:
 
 
 def gains_table() -> str:
-    """PIC minus constant vectors in points, and relative to each baseline, seed by seed."""
+    """PIC minus the others in points of EM: range over seeds, interval over contexts, and relative to the other."""
     lines = []
     for ratio in MEASURED:
-        for metric in ('em', 'f1'):
-            pic = {row['seed']: value(row, metric) for row in rows_of('pic', ratio)}
-            cells = []
-            for label in ('constant_memory', *BASELINES):
-                other = {row['seed']: value(row, metric) for row in rows_of(label, ratio)}
-                seeds = sorted(set(pic) & set(other))
-                cells.append(spread([pic[seed] - other[seed] for seed in seeds], points))
-                if label != 'constant_memory':
-                    relative = [pic[seed] / other[seed] - 1 for seed in seeds if other[seed]]
-                    cells[-1] += f' ({points(np.mean(relative))}%)' if relative else ''
-            lines.append([f'{ratio}x', metric.upper(), *cells])
-    heading = ('ratio', 'metric', 'minus constant_memory', *(f'minus {label} (relative)' for label in BASELINES))
-    return table(heading, lines)
+        pic = {row['seed']: row for row in rows_of('pic', ratio)}
+        for label in LABELS[1:]:
+            others = {row['seed']: row for row in rows_of(label, ratio)}
+            seeds = sorted(set(pic) & set(others))
+            if not seeds:
+                continue
+            ours, theirs = (np.array([marks(rows[seed]) for seed in seeds]) for rows in (pic, others))
+            low, high = bootstrap_interval((ours - theirs).mean(axis=0), 0, contexts(ours.shape[1]))
+            change = points(ours.mean() / theirs.mean() - 1) + '%' if theirs.any() else '-'
+            by_seed = spread((ours - theirs).mean(axis=1), points)
+            lines.append([f'{ratio}x', label, by_seed, f'[{points(low)}, {points(high)}]', change, str(len(seeds))])
+    return table(('ratio', 'PIC minus', 'points of EM', '95% over contexts', 'relative', 'seeds'), lines)
+
+
+def marks(row: Row) -> list[int]:
+    """1 or 0 for every test question."""
+    return [int(mark) for mark in row['marks']]
+
+
+def contexts(number: int) -> list[int]:
+    """The context of each test question: they come in rows of QUESTIONS."""
+    return [index // QUESTIONS for index in range(number)]
 
 
 def reconstruction_table() -> str:
@@ -137,33 +153,41 @@ def reconstruction_table() -> str:
 
 COSTS = {
     'steps': lambda stage: stage['steps'],
-    'context tokens, millions': lambda stage: stage['context_tokens'] / 1e6,
+    'context tokens with padding, millions': lambda stage: stage['context_tokens'] / 1e6,
     'TFLOPs': lambda stage: stage['steps'] * stage['flops_per_step'] / 1e12,
     'seconds': lambda stage: stage['seconds'],
 }
 
 
-def curve(row: Row, cost: Callable[[Row], float]) -> tuple[np.ndarray, np.ndarray]:
-    """Cost since the very first step, and validation nats, of the stage that the row's score belongs to."""
+def curve(row: Row, cost: Callable[[Row], float], whole: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Cost and validation nats of the stage that the row's score belongs to; `whole`: with what came before it."""
     *before, stage = row['stages']
-    spent = sum(cost(earlier) for earlier in before)
+    spent = sum(cost(earlier) for earlier in before) if whole else 0
     steps = np.array([point['step'] for point in stage['curve']])
     return spent + cost(stage) * steps / stage['steps'], np.array([point['ft_nats'] for point in stage['curve']])
 
 
 def plateaued(row: Row) -> bool:
     """Whether the validation nats fell by less than PLATEAU over the last 30% of the stage."""
-    cost, loss = curve(row, COSTS['steps'])
-    at_70 = np.interp(cost[0] + 0.7 * (cost[-1] - cost[0]), cost, loss)
+    cost, loss = curve(row, COSTS['steps'], whole=False)
+    at_70 = np.interp(0.7 * cost[-1], cost, loss)
     return bool((at_70 - loss[-1]) / at_70 < PLATEAU)
 
 
-def passing_share(pic: Row, baseline: Row, cost: Callable[[Row], float]) -> float | None:
-    """The cost at which PIC's validation first is as good as the baseline's best, over the baseline's cost until
-    then; None where PIC does not get there."""
-    (spent, loss), (other_spent, other_loss) = curve(pic, cost), curve(baseline, cost)
-    reached = np.flatnonzero(loss <= other_loss.min())
-    return float(spent[reached[0]] / other_spent[other_loss.argmin()]) if len(reached) else None
+def passing_share(pic: Row, baseline: Row, cost: Callable[[Row], float], whole: bool) -> float | None:
+    """The cost at which PIC's validation is as good as the baseline's best, over the baseline's cost until then.
+
+    Between two validations the loss is taken as straight. None where PIC does not get there.
+    """
+    (spent, loss), (other_spent, other_loss) = curve(pic, cost, whole), curve(baseline, cost, whole)
+    best = other_loss.argmin()
+    passed = np.flatnonzero(loss <= other_loss[best])
+    if not len(passed):
+        return None
+    after = passed[0]
+    before = max(after - 1, 0)
+    reached = np.interp(-other_loss[best], -loss[[before, after]], spent[[before, after]])
+    return float(reached / other_spent[best])
 
 
 def time_table() -> str:
@@ -173,16 +197,18 @@ def time_table() -> str:
         for label in BASELINES:
             others = {row['seed']: row for row in rows_of(label, ratio)}
             pairs = [(row, others[row['seed']]) for row in rows_of('pic', ratio) if row['seed'] in others]
+            if not pairs:
+                continue
             cells = []
-            for name in ('steps', 'TFLOPs', 'seconds'):
-                shares = [passing_share(*pair, COSTS[name]) for pair in pairs]
+            for name, whole in ('steps', False), ('steps', True), ('TFLOPs', True), ('seconds', True):
+                shares = [passing_share(*pair, COSTS[name], whole) for pair in pairs]
                 reached = [found for found in shares if found is not None]
                 missed = len(shares) - len(reached)
                 cells.append(spread(reached, share) + (f', not in {missed} of {len(shares)}' if missed else ''))
             flat = sum(plateaued(other) for _, other in pairs)
-            kind = 'plateau' if pairs and flat == len(pairs) else f'within budget ({flat} of {len(pairs)} flat)'
-            lines.append([f'{ratio}x', label, *cells, kind])
-    return table(('ratio', 'baseline', 'steps', 'FLOPs', 'seconds', 'the baseline had reached'), lines)
+            lines.append([f'{ratio}x', label, *cells, f'{flat} of {len(pairs)}'])
+    heading = ('ratio', 'baseline', 'steps on questions', 'steps in all', 'FLOPs in all', 'seconds in all', 'flat')
+    return table(heading, lines)
 
 
 def screening_table() -> str:
@@ -280,7 +306,9 @@ def write_between_marks(path: Path, block: str) -> None:
 
 def main() -> None:
     docs = ROOT / 'docs'
-    commits = sorted({row['commit'] for phase in ('ceiling', 'screen', 'rate', 'main') for row in stored(phase)})
+    commits = sorted(
+        {row['commit'] for phase in ('ceiling', 'screen1', 'screen2', 'rate', 'main') for row in stored(phase)}
+    )
     machines = sorted({row['machine'] for row in stored('main')})
     sections = {
         'What k vectors can hold': ceilings_table(),

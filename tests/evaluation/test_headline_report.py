@@ -20,11 +20,19 @@ def test_a_curve_starts_at_what_the_earlier_stages_cost():
     assert loss.tolist() == [2.0, 1.5, 1.0]
 
 
-def test_the_share_is_counted_at_the_first_validation_as_good_as_the_baselines_best():
+def test_the_share_is_the_cost_until_as_good_as_the_baselines_best():
     baseline = row([2.0, 1.6, 1.2, 1.3, 1.25])  # best at step 20 of 40, after 120 steps in all
-    assert report.passing_share(row([2.0, 1.2, 0.5]), baseline, STEPS) == 120 / 120
-    assert report.passing_share(row([1.1, 1.0, 0.5]), baseline, STEPS) == 100 / 120
-    assert report.passing_share(row([2.0, 1.9, 1.21]), baseline, STEPS) is None
+    assert report.passing_share(row([2.0, 1.2, 0.5]), baseline, STEPS, whole=True) == 120 / 120
+    assert report.passing_share(row([1.1, 1.0, 0.5]), baseline, STEPS, whole=True) == 100 / 120
+    assert report.passing_share(row([1.1, 1.0, 0.5]), baseline, STEPS, whole=False) == 0
+    assert report.passing_share(row([2.0, 1.9, 1.21]), baseline, STEPS, whole=True) is None
+
+
+def test_twice_as_fast_takes_half_of_the_steps_on_questions():
+    baseline, fast = row([2.0, 1.75, 1.5, 1.25, 1.0]), row([2.0, 1.5, 1.0, 0.9, 0.8])
+    assert report.passing_share(fast, baseline, STEPS, whole=False) == 0.5
+    between = row([2.0, 0.0])  # a straight line passes 1.0 half way
+    assert report.passing_share(between, baseline, STEPS, whole=False) == 0.5
 
 
 @pytest.mark.parametrize(('last', 'flat'), [(0.995, True), (1.0, True), (1.1, True), (0.98, False), (0.5, False)])
