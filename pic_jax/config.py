@@ -404,6 +404,12 @@ class RunConfig:
         _require(0 <= self.seed < 2**32, 'seed', self.seed, f'0 to {2**32 - 1}')
         _one_of('dtype', self.dtype, DTYPES)
         _one_of('prompt_template', self.prompt_template, TEMPLATES)
+        compressor = self.compressor
+        if self.objective.words and compressor.window is not None:
+            # Slot j of the targets is tokens j r .. (j + 1) r - 1, also where a window starts.
+            fits = compressor.window % compressor.ratio == 0 and compressor.window_split == 'fixed'
+            valid = f"a multiple of compressor.ratio={compressor.ratio} with window_split='fixed' for objective.words"
+            _require(fits, 'compressor.window', compressor.window, valid)
 
 
 @dataclasses.dataclass(frozen=True)

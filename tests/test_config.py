@@ -103,6 +103,18 @@ def test_an_integer_is_a_float_where_one_is_wanted():
 PIC, ICAE = {'method': 'pic'}, {'method': 'icae'}
 
 
+@pytest.mark.parametrize(('window', 'split', 'fits'), [(64, 'fixed', True), (60, 'fixed', False), (64, 'even', False)])
+def test_the_words_objective_needs_windows_that_start_with_a_slot(window, split, fits):
+    compressor = {'method': 'icae', 'ratio': 8, 'window': window, 'window_split': split}
+    settings = {'compressor': compressor, 'objective': {'words': 1.0}}
+    if fits:
+        assert from_mapping(RunConfig, settings).compressor.window == window
+    else:
+        assert f'compressor.window={window} is not valid: expected a multiple of compressor.ratio=8' in _refusal(
+            settings
+        )
+
+
 @pytest.mark.parametrize(
     ('path', 'value', 'around', 'valid'),
     [
