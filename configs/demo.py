@@ -1,6 +1,6 @@
 """What `make demo` trains: questions about 4x compressed notebooks, through the model that ships with the package.
 
-Two minutes on 2 cores.
+Three minutes on a core.
     pic-jax train --config=configs/demo.py --config.compressor.method=icae --workdir=runs/icae
 """
 

@@ -1,7 +1,8 @@
-"""The arithmetic behind the headline's tables, and that the README shows what the stored rows say."""
+"""How the headline experiment chooses and counts, and that the README shows what the stored rows say."""
 
 from pathlib import Path
 
+import headline
 import headline_report as report
 import pytest
 
@@ -52,6 +53,55 @@ def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
     report.write_between_marks(path, 'new')
     report.write_between_marks(path, 'newer')
     assert path.read_text() == 'before\n<!-- headline: begin -->\nnewer\n<!-- headline: end -->\nafter\n'
+
+
+def trials(**nats):
+    return [
+        {'label': label, 'rate': rate, 'rows': [{'task': 'qa', 'metric': 'nats_per_token', 'value': value}]}
+        for label, values in nats.items()
+        for rate, value in values.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ('nats', 'beyond'),
+    [
+        ({2.5e-4: 1.0, 5e-4: 0.5, 1e-3: 0.7}, None),
+        ({2.5e-4: 1.0, 5e-4: 0.5, 1e-3: 0.4}, 2e-3),
+        ({2.5e-4: 0.1, 5e-4: 0.5, 1e-3: 0.4}, 1.25e-4),
+        ({2.5e-4: 1.0, 5e-4: 0.5, 1e-3: 0.4, 2e-3: 0.3, 4e-3: 0.2}, None),
+    ],
+)
+def test_a_rate_is_searched_until_the_best_is_not_the_last(monkeypatch, nats, beyond):
+    monkeypatch.setattr(headline, 'stored', lambda phase: trials(icae=nats, epl={1.0: 0.0}))
+    for label in ('icae', headline.WINDOWED):
+        assert headline.next_rate(label) == beyond
+        if beyond is None:
+            assert headline.best_rate(label) == min(nats, key=nats.get)
+        else:
+            with pytest.raises(SystemExit, match=f'finish the rates of {label} first'):
+                headline.best_rate(label)
+
+
+def test_a_rate_is_not_chosen_from_some_of_the_trials(monkeypatch):
+    monkeypatch.setattr(headline, 'stored', lambda phase: trials(icae={2.5e-4: 1.0, 5e-4: 0.5, 7e-4: 0.7}))
+    with pytest.raises(SystemExit, match='finish the rates of icae first'):
+        headline.best_rate('icae')
+
+
+def test_seconds_leave_out_the_quarter_that_compiles():
+    records = [
+        {'split': 'train', 'step': step, 'elapsed_s': time} for step, time in ((5, 60), (10, 5), (15, 6), (20, 50))
+    ]
+    assert headline.seconds([{'split': 'validation', 'step': 0}, *records]) == 6 / 5 * 20
+
+
+def test_every_method_is_measured_at_every_ratio_from_the_same_pretraining():
+    training = headline.Training('main', 'pic', (), 1, 5e-4, last=64)
+    stages = [('words', 4), ('pretrain', 4), *(('qa', ratio) for ratio in (4, 8, 16, 32, 64))]
+    assert training.stages() == stages
+    constant = headline.Training('main', headline.CONSTANT, (), 1, 5e-4, last=16)
+    assert constant.stages() == [('qa', 4), ('qa', 8), ('qa', 16)]
 
 
 def test_the_readme_shows_the_stored_rows():
