@@ -35,6 +35,7 @@ RATES = (2.5e-4, 5e-4, 1e-3)
 CONSTANT_RATES = (3e-3, 1e-2, 3e-2)  # free vectors, from a random start
 DEFAULT_RATE = 5e-4
 FINALISTS = 2
+WORD_LISTS = 'data.corpus.word_lists=1.0'
 CEILING_CONTEXTS = 8
 # Each option of PIC, one at a time, against the preset (chunk-local, per_chunk, spread).
 SCREEN = {
@@ -179,7 +180,7 @@ def score(run, trainable, split: str, limit: int) -> dict[str, Any]:
 
 def score_word_lists(training: Training, ratio: int, start: str, trainable) -> list[dict[str, Any]]:
     """In-context learning: the same compressor on labelled word lists, which no stage trained on."""
-    run = open_stage(training, 'qa', ratio, start, 'data.corpus.word_lists=1.0')
+    run = open_stage(training, 'qa', ratio, start, WORD_LISTS)
     return score(run, trainable, 'test', 10**6)['rows']
 
 
@@ -194,23 +195,34 @@ def write_row(path: Path, row: dict[str, Any]) -> None:
 def ceilings() -> None:
     """Per measured ratio: vectors fitted to all questions on a context, and the controls that no training changes."""
     from pic_jax.data.examples import packed
-    from pic_jax.evaluation import harness, tables
-    from pic_jax.evaluation.controls import CONTROLS
+    from pic_jax.evaluation import harness
     from pic_jax.evaluation.optimised import optimised_memory
 
+    training = Training('ceiling', 'icae', METHODS['icae'], 0, DEFAULT_RATE)
     for ratio in MEASURED:
         path = RESULTS / f'ceiling-{ratio}x.json'
-        if path.exists():
-            continue
-        run = open_stage(Training('ceiling', 'icae', METHODS['icae'], 0, DEFAULT_RATE), 'qa', ratio, '')
-        fresh, records = run.init_trainable(), harness.held_out(run, 'test')
-        contexts = packed(records, run.config.data, run.eos_id)[:CEILING_CONTEXTS]
-        best = optimised_memory(run, fresh, contexts, 'ft', CEILING_CONTEXTS)
-        row = {'ratio': ratio, 'k': float(best.k.mean()), 'answers': len(best.k), 'contexts': len(contexts)}
-        row |= {'optimised_exact': best.exact('ft'), **provenance(0)}
-        controls = [name for name in CONTROLS if name != 'shuffled_memory']
-        row['rows'] = tables.to_dicts(harness.evaluate(run, fresh, records, 10**6, controls)[0])
-        write_row(path, row)
+        if not path.exists():
+            run = open_stage(training, 'qa', ratio, '')
+            fresh, records = run.init_trainable(), harness.held_out(run, 'test')
+            contexts = packed(records, run.config.data, run.eos_id)[:CEILING_CONTEXTS]
+            best = optimised_memory(run, fresh, contexts, 'ft', CEILING_CONTEXTS)
+            row = {'ratio': ratio, 'k': float(best.k.mean()), 'answers': len(best.k), 'contexts': len(contexts)}
+            row |= {'optimised_exact': best.exact('ft'), **provenance(0), 'rows': controls(run, fresh, records)}
+            write_row(path, row)
+        path = RESULTS / f'word_lists-{ratio}x.json'
+        if not path.exists():
+            run = open_stage(training, 'qa', ratio, '', WORD_LISTS)
+            rows = controls(run, run.init_trainable(), harness.held_out(run, 'test'))
+            write_row(path, {'ratio': ratio, **provenance(0), 'rows': rows})
+
+
+def controls(run, fresh, records) -> list[dict[str, Any]]:
+    """The table of the controls that need no trained compressor."""
+    from pic_jax.evaluation import harness, tables
+    from pic_jax.evaluation.controls import CONTROLS
+
+    names = [name for name in CONTROLS if name != 'shuffled_memory']
+    return tables.to_dicts(harness.evaluate(run, fresh, records, 10**6, names)[0])
 
 
 def value(row: dict[str, Any], metric: str, task: str = 'qa') -> float:

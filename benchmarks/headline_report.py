@@ -20,6 +20,7 @@ from pic_jax.evaluation.plots import CURVES, MARKERS
 ROOT = Path(__file__).parents[1]
 BASELINES = ('icae', 'epl', 'icae_windowed')
 LABELS = ('pic', *BASELINES, 'constant_memory')
+CONTROLS = ('truncate_last_k', 'no_context', 'full_context')
 QUESTIONS = 12  # on each test context
 QUARTERS = tuple(f'em_q{number}' for number in range(1, 5))
 PLATEAU = 0.01  # of the validation nats, over the last 30% of a stage
@@ -66,23 +67,13 @@ def ceilings_table() -> str:
     for ceiling in sorted(stored('ceiling'), key=lambda row: row['ratio']):
         constant = [value(row, 'em') for row in rows_of('constant_memory', ceiling['ratio'])]
         enters = 'yes' if constant and ceiling['optimised_exact'] - np.mean(constant) >= 0.2 else 'floor'
-        names = ('full_context', 'truncate_last_k', 'no_context')
-        controls = [share(control(ceiling, name, 'em')) for name in names]
+        controls = [share(control(ceiling, name, 'em')) for name in CONTROLS]
         fitted = f'{share(ceiling["optimised_exact"])} of {ceiling["answers"]}'
         ratio = f'{ceiling["ratio"]}x'
         lines.append(
             [ratio, f'{ceiling["k"]:.1f}', fitted, spread(constant, share), *controls, enters if constant else '-']
         )
-    heading = (
-        'ratio',
-        'k',
-        'fitted vectors',
-        'constant vectors',
-        'full_context',
-        'truncate_last_k',
-        'no_context',
-        'enters',
-    )
+    heading = ('ratio', 'k', 'fitted vectors', 'constant vectors', *CONTROLS, 'enters')
     return table(heading, lines)
 
 
@@ -101,6 +92,12 @@ def questions_table() -> str:
                     str(len(rows)),
                 ]
             )  # fmt: skip
+        for name in CONTROLS:
+            tables = [row for phase in ('ceiling', 'word_lists') for row in stored(phase) if row['ratio'] == ratio]
+            cells = [control(t, name, metric) for t in tables[:1] for metric in ('em', 'f1', 'nats_per_token')]
+            lists = [share(control(t, name, 'em')) for t in tables[1:]]
+            shown = [show(cell) for show, cell in zip((share, share, nats), cells, strict=False)]
+            lines.append([f'{ratio}x', name, *shown, *(lists or ['-']), ''])
     return table(('ratio', 'method', 'EM', 'F1', 'nats per token', 'word lists, EM', 'seeds'), lines)
 
 
@@ -299,8 +296,8 @@ def readme_block() -> str:
         for label in LABELS
     ]  # fmt: skip
     lines += [[name, *(share(control(ceilings[ratio], name, 'em')) for ratio in MEASURED)]
-              for name in ('truncate_last_k', 'no_context', 'full_context')]  # fmt: skip
-    lines.append(['optimised vectors', *(share(ceilings[ratio]['optimised_exact']) for ratio in MEASURED)])
+              for name in CONTROLS]  # fmt: skip
+    lines.append(['fitted vectors', *(share(ceilings[ratio]['optimised_exact']) for ratio in MEASURED)])
     return table(('exact match', *(f'{ratio}x' for ratio in MEASURED)), lines)
 
 
@@ -315,7 +312,11 @@ def write_between_marks(path: Path, block: str) -> None:
 def main() -> None:
     docs = ROOT / 'docs'
     commits = sorted(
-        {row['commit'] for phase in ('ceiling', 'screen1', 'screen2', 'rate', 'main') for row in stored(phase)}
+        {
+            row['commit']
+            for phase in ('ceiling', 'word_lists', 'screen1', 'screen2', 'rate', 'main')
+            for row in stored(phase)
+        }
     )
     machines = sorted({row['machine'] for row in stored('main')})
     sections = {
