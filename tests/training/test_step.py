@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from pic_jax.config import ObjectiveConfig, OptimizerConfig, TrainConfig
 from pic_jax.models.decoder import Decoder
@@ -37,24 +38,12 @@ def batch(ragged_batch):
     return ragged_batch(101, 8, [8, 4, 2, 1], TARGETS)
 
 
-def jaxprs_in(value):
-    """The jaxprs among the parameters of an equation."""
-    if hasattr(value, 'eqns'):
-        yield value
-    elif hasattr(value, 'jaxpr'):
-        yield value.jaxpr
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from jaxprs_in(item)
-
-
 def equations(jaxpr):
     """Every equation of a jaxpr, also inside pjit, scan, remat, cond and custom derivatives."""
     for equation in jaxpr.eqns:
         yield equation
-        for value in equation.params.values():
-            for inner in jaxprs_in(value):
-                yield from equations(inner)
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
 
 
 def matrix_products(jaxpr) -> set[tuple[int, ...]]:
