@@ -6,6 +6,7 @@ Writes docs/headline.md with every table, docs/headline_positions.png, docs/head
 between the headline marks of README.md. Values are means over seeds with the lowest and the highest seed in brackets.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,8 @@ def plateaued(row: Row) -> bool:
 def passing_share(pic: Row, baseline: Row, cost: Callable[[Row], float], whole: bool) -> float | None:
     """The cost at which PIC's validation is as good as the baseline's best, over the baseline's cost until then.
 
-    Between two validations the loss is taken as straight. None where PIC does not get there.
+    Between two validations the loss is taken as straight. None where PIC does not get there; nan where the baseline
+    was at its best before it had cost anything.
     """
     (spent, loss), (other_spent, other_loss) = curve(pic, cost, whole), curve(baseline, cost, whole)
     best = other_loss.argmin()
@@ -192,7 +194,7 @@ def passing_share(pic: Row, baseline: Row, cost: Callable[[Row], float], whole: 
     after = passed[0]
     before = max(after - 1, 0)
     reached = np.interp(-other_loss[best], -loss[[before, after]], spent[[before, after]])
-    return float(reached / other_spent[best])
+    return float(reached / other_spent[best]) if other_spent[best] else math.nan
 
 
 def time_table() -> str:
@@ -207,9 +209,13 @@ def time_table() -> str:
             cells = []
             for name, whole in ('steps', False), ('steps', True), ('TFLOPs', True), ('seconds', True):
                 shares = [passing_share(*pair, COSTS[name], whole) for pair in pairs]
-                reached = [found for found in shares if found is not None]
-                missed = len(shares) - len(reached)
-                cells.append(spread(reached, share) + (f', not in {missed} of {len(shares)}' if missed else ''))
+                reached = [found for found in shares if found is not None and math.isfinite(found)]
+                counts = {
+                    'not': shares.count(None),
+                    'baseline never improved': len(shares) - shares.count(None) - len(reached),
+                }
+                notes = [f'{what} in {number} of {len(shares)}' for what, number in counts.items() if number]
+                cells.append(', '.join(([spread(reached, share)] if reached else []) + notes))
             flat = sum(plateaued(other) for _, other in pairs)
             lines.append([f'{ratio}x', label, *cells, f'{flat} of {len(pairs)}'])
     heading = ('ratio', 'baseline', 'steps on questions', 'steps in all', 'FLOPs in all', 'seconds in all', 'flat')

@@ -1,5 +1,6 @@
 """How the headline experiment chooses and counts, and that the README shows what the stored rows say."""
 
+import math
 from pathlib import Path
 
 import headline
@@ -27,6 +28,8 @@ def test_the_share_is_the_cost_until_as_good_as_the_baselines_best():
     assert report.passing_share(row([1.1, 1.0, 0.5]), baseline, STEPS, whole=True) == 100 / 120
     assert report.passing_share(row([1.1, 1.0, 0.5]), baseline, STEPS, whole=False) == 0
     assert report.passing_share(row([2.0, 1.9, 1.21]), baseline, STEPS, whole=True) is None
+    stuck = row([1.0, 1.1, 1.2])
+    assert math.isnan(report.passing_share(row([0.9, 0.8, 0.7]), stuck, STEPS, whole=False))
 
 
 def test_twice_as_fast_takes_half_of_the_steps_on_questions():
