@@ -263,7 +263,7 @@ def plot_positions(path: Path) -> None:
 
 
 def plot_curves(path: Path) -> None:
-    """Validation nats of the questions at each ratio against everything that training costs."""
+    """Validation nats of the questions at each ratio against what training costs."""
     figure = Figure(figsize=(12, 8), layout='constrained')
     grid = figure.subplots(len(MEASURED), len(COSTS), sharey='row', squeeze=False)
     for row_axes, ratio in zip(grid, MEASURED, strict=True):
@@ -274,7 +274,7 @@ def plot_curves(path: Path) -> None:
                     costs, losses = (np.array(column) for column in zip(*curves, strict=True))
                     line(axes, index, label, costs.mean(axis=0), losses)
             axes.set_xlabel(name)
-        row_axes[0].set_ylabel(f'{ratio}x: validation nats per answer token')
+        row_axes[0].set_ylabel(f'{ratio}x: nats per answer token')
     save(figure, path)
 
 

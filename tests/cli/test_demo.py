@@ -3,6 +3,7 @@
 import io
 import types
 
+import numpy as np
 import pytest
 
 from pic_jax.cli.demo import OVERRIDES, Named, demo_config, gain
@@ -12,11 +13,14 @@ from pic_jax.training.loop import initial_trainable
 
 
 def test_the_gain_is_paired_by_question():
-    records = [types.SimpleNamespace(golds=(gold,)) for gold in 'abcd']
+    contexts = np.arange(4)
+    records = [types.SimpleNamespace(golds=(gold,), context=contexts[at : at + 1]) for at, gold in enumerate('abcd')]
     value, low, high = gain(['a', 'b', 'c', 'x'], ['a', 'x', 'x', 'd'], records)
     assert value == pytest.approx((0 + 1 + 1 - 1) / 4)
     assert low < value < high
     assert gain(['a'] * 4, ['a'] * 4, records) == (0, 0, 0)
+    together = [types.SimpleNamespace(golds=record.golds, context=contexts) for record in records]
+    assert gain(['a', 'b', 'c', 'x'], ['a', 'x', 'x', 'd'], together) == (value, value, value)  # one document
 
 
 def test_named_lines():
