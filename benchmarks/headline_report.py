@@ -138,12 +138,7 @@ def reconstruction_table() -> str:
     )  # fmt: skip
     lines = []
     for label in LABELS[:-1]:
-        tables = [
-            {'rows': stage['rows']}
-            for row in rows_of(label, 4)
-            for stage in row['stages']
-            if stage['stage'] == 'pretrain'
-        ]
+        tables = [stage for row in rows_of(label, 4) for stage in row['stages'] if stage['stage'] == 'pretrain']
         lines.append([label, *(spread([value(t, name, task) for t in tables], show) for task, name, show in metrics)])
     heading = ('method', 'token accuracy', 'prefix EM', 'BLEU-4', 'continuation, nats per token')
     return table(heading, lines)

@@ -183,8 +183,9 @@ def make_validation(decoder: Decoder, weights: dict[str, float], batches: Sequen
     def validate(params: Params) -> dict[str, float]:
         nats, right, exact = {}, {}, {}
         for batch in batches:
+            scores = {kind: jax.tree.map(np.asarray, scored[kind](params, rows)) for kind, rows in batch.items()}
             for kind, name in _losses(batch, weights):
-                nats_BT, right_BT = map(np.asarray, scored[kind](params, batch[kind]))
+                nats_BT, right_BT = scores[kind]
                 mask_BT = batch[kind][name]
                 nats.setdefault(name, []).append(nats_BT[mask_BT])
                 right.setdefault(name, []).append(right_BT[mask_BT])
