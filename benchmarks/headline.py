@@ -1,25 +1,30 @@
 """The papers' headline claims as one experiment on the shipped tiny base: PIC, EPL and ICAE at 4x, 16x and 64x.
 
 A compressor is pretrained at 4x (autoencoding in embedding space, then in tokens with continuation), fine-tuned on
-questions there, and trained on at doubled ratios, with a learning rate that falls with their square root. Every
-measured point leaves one small JSON file in benchmarks/results/headline; points that exist are skipped and interrupted
-runs resume, so the same command goes on where it stopped.
+questions there, and trained on at doubled ratios. Each method has two learning rates for questions: one for 4x, and
+one for 8x that falls with the square root of the ratio from there. Every measured point leaves one small JSON file in
+benchmarks/results/headline; points that exist are skipped and interrupted runs resume, so the same command goes on
+where it stopped.
 
     python benchmarks/headline.py ceilings    what k vectors can hold for this base, and what constant vectors give
     python benchmarks/headline.py screen      PIC's options at 4x, by successive halving on validation
-    python benchmarks/headline.py rates       learning rates at 4x, until the best is not the last, on validation
+    python benchmarks/headline.py rates       learning rates at 4x, then at 8x from the best at 4x, on validation
     python benchmarks/headline.py main        every method, ratio and seed, on test
 
-`--part=0/2` runs every second training, so that two processes share the work.
+Several processes with one --workdir share the work: each takes the next training that no other is at. `--cores=0/2`
+and `--cores=1/2` give each of two processes its half of the machine.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import fcntl
 import itertools
 import json
 import math
 import os
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +36,7 @@ RESULTS = ROOT / 'benchmarks' / 'results' / 'headline'
 CONFIG = ROOT / 'configs' / 'experiments' / 'headline.py'
 RATIOS, MEASURED, SEEDS = (4, 8, 16, 32, 64), (4, 16, 64), (0, 1, 2)
 CONSTANT = 'constant_memory'
-RATES = (2.5e-4, 5e-4, 1e-3)
+RATES = {4: (2.5e-4, 5e-4, 1e-3), 8: (5e-4, 1e-3, 2e-3)}  # to begin with, at the two ratios that search
 CONSTANT_RATES = (3e-3, 1e-2, 3e-2)  # free vectors, from a random start
 DEFAULT_RATE = 5e-4
 FINALISTS = 2
@@ -57,7 +62,7 @@ class Training:
     """One compressor on its way through the ratios.
 
     `options` are overrides of compressor.*, where {chunk} and {two_chunks} stand for tokens at the ratio of a stage;
-    `scale` multiplies the steps.
+    `rate` is the learning rate of the questions at 4x, `rate_8x` the one at 8x; `scale` multiplies the steps.
     """
 
     phase: str
@@ -65,12 +70,28 @@ class Training:
     options: tuple[str, ...]
     seed: int
     rate: float
+    rate_8x: float | None = None
     scale: float = 1.0
     last: int = RATIOS[0]
 
     def path(self, ratio: int) -> Path:
-        rate = f'-{self.rate:g}' if self.phase == 'rate' else ''
+        """The row of a ratio."""
+        rate = f'-{self.rate_8x or self.rate:g}' if self.phase == 'rate' else ''
         return RESULTS / f'{self.phase}-{self.label}{rate}-{ratio}x-s{self.seed}.json'
+
+    def measured(self) -> list[int]:
+        """The ratios that get a row."""
+        return [ratio for ratio in (MEASURED if self.phase == 'main' else (self.last,)) if ratio <= self.last]
+
+    def rate_at(self, ratio: int) -> float:
+        """The learning rate of the questions."""
+        return self.rate if ratio == 4 else self.rate_8x * math.sqrt(8 / ratio)
+
+    def folder(self, stage: str, ratio: int) -> Path:
+        """The workdir of a stage, the same for trainings that do not differ until then."""
+        rates = [self.rate] if ratio == 4 else [self.rate, self.rate_8x]
+        owner = 'pretrained' if stage != 'qa' else '-'.join([self.phase, *(f'{rate:g}' for rate in rates)])
+        return Path(f'{owner}-{self.label}-s{self.seed}-{self.scale:g}') / f'{stage}{ratio}'
 
     def stages(self) -> list[tuple[str, int]]:
         """(stage, ratio) in order; constant vectors have nothing to reconstruct."""
@@ -85,9 +106,7 @@ def run_training(training: Training, workdir: Path) -> None:
 
     history, start = [], ''
     for stage, ratio in training.stages():
-        # Pretraining does not depend on the learning rate of the questions.
-        owner = 'pretrained' if stage != 'qa' else f'{training.phase}-{training.rate:g}'
-        folder = workdir / f'{owner}-{training.label}-s{training.seed}-{training.scale:g}' / f'{stage}{ratio}'
+        folder = workdir / training.folder(stage, ratio)
         run = open_stage(training, stage, ratio, start)
         trainable = train(run, folder)
         history.append(summary(stage, ratio, run, trainable, read_metrics(folder / 'metrics.jsonl')))
@@ -95,7 +114,7 @@ def run_training(training: Training, workdir: Path) -> None:
         path = training.path(ratio)
         if stage == 'pretrain' and training.phase == 'main':
             history[-1] |= score(run, trainable, 'test', 48)
-        if stage == 'qa' and ratio in MEASURED and not path.exists():
+        if stage == 'qa' and ratio in training.measured() and not path.exists():
             row = dataclasses.asdict(training) | {'ratio': ratio}
             row |= provenance(training.seed) | {'stages': history}
             row |= {'split': 'test' if training.phase == 'main' else 'validation'}
@@ -118,9 +137,9 @@ def open_stage(training: Training, stage: str, ratio: int, start: str, *more: st
     overrides += [f'seed={training.seed}', f'start={start}', f'train.steps={steps}']
     quarter = max(1, -(-steps // 4))
     overrides += [f'train.log_every={quarter}', f'train.checkpoint_every={quarter}']
-    overrides.append(f'train.eval_every={quarter if stage == "qa" and ratio in MEASURED else steps}')
+    overrides.append(f'train.eval_every={quarter if stage == "qa" and ratio in (*MEASURED, training.last) else steps}')
     if stage == 'qa':
-        overrides.append(f'optimizer.learning_rate={training.rate * math.sqrt(RATIOS[0] / ratio):.4g}')
+        overrides.append(f'optimizer.learning_rate={training.rate_at(ratio):.4g}')
     return open_run(resolve(values, [f'--config.{word}' for word in (*overrides, *more)]))
 
 
@@ -236,30 +255,37 @@ def stored(phase: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f'{phase}-*.json'))]
 
 
-def run_all(trainings: list[Training], workdir: Path, part: int, parts: int) -> None:
-    """The trainings of a part; those that share a pretraining share a part."""
-    pretrainings = list(dict.fromkeys((training.label, training.seed) for training in trainings))
-    for training in trainings:
-        if pretrainings.index((training.label, training.seed)) % parts == part:
-            run_missing(training, workdir)
+@contextlib.contextmanager
+def claimed(workdir: Path, name: str) -> Iterator[bool]:
+    """Whether `name` is this process's to work on: no other gets it until the end of the block, or of this process."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / f'{name}.lock').open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def run_missing(training: Training, workdir: Path) -> None:
-    """Runs a training unless all of its rows are there."""
-    if not all(training.path(ratio).exists() for ratio in MEASURED if ratio <= training.last):
-        run_training(training, workdir)
+    """Runs a training unless all of its rows are there or another process is at it."""
+    with claimed(workdir, f'{training.label}-s{training.seed}') as ours:
+        if ours and not all(training.path(ratio).exists() for ratio in training.measured()):
+            run_training(training, workdir)
 
 
-def screen(workdir: Path, part: int, parts: int) -> None:
+def screen(workdir: Path) -> None:
     """Successive halving: all options at half of the steps, the best two at all of them."""
     first = [Training('screen1', label, tuple(options), 0, DEFAULT_RATE, 0.5) for label, options in SCREEN.items()]
-    run_all(first, workdir, part, parts)
+    for training in first:
+        run_missing(training, workdir)
     if not all(training.path(RATIOS[0]).exists() for training in first):
-        raise SystemExit('screen: the first round is not complete yet: run the other parts, then this one again')
+        raise SystemExit('screen: another process is still at the first round: run this again when it is done')
     rows = {training: json.loads(training.path(RATIOS[0]).read_text()) for training in first}
     ranked = sorted(first, key=lambda training: value(rows[training], 'nats_per_token'))
-    second = [dataclasses.replace(training, phase='screen2', scale=1.0) for training in ranked[:FINALISTS]]
-    run_all(second, workdir, part, parts)
+    for training in ranked[:FINALISTS]:
+        run_missing(dataclasses.replace(training, phase='screen2', scale=1.0), workdir)
 
 
 def best_options() -> tuple[str, ...]:
@@ -270,6 +296,7 @@ def best_options() -> tuple[str, ...]:
     return tuple(min(rows, key=lambda row: value(row, 'nats_per_token'))['options'])
 
 
+RATE_KEYS = {4: 'rate', 8: 'rate_8x'}
 NO_CHUNKS = 'chunk_size=None'
 WINDOWED = 'icae_windowed'
 METHODS = {
@@ -286,49 +313,57 @@ def methods() -> dict[str, tuple[str, ...]]:
     return {'pic': best_options(), **METHODS}
 
 
-def rates(label: str) -> tuple[float, ...]:
-    """Learning rates of the questions to choose from."""
-    return CONSTANT_RATES if label == CONSTANT else RATES
+def first_rates(label: str, ratio: int) -> tuple[float, ...]:
+    """The learning rates that a search begins with."""
+    return CONSTANT_RATES if label == CONSTANT else RATES[ratio]
 
 
-def tried(label: str) -> dict[float, float]:
+def tried(label: str, ratio: int) -> dict[float, float]:
     """Rate -> validation nats of its trial; a window does not make another method."""
     owner = 'icae' if label == WINDOWED else label
-    return {row['rate']: value(row, 'nats_per_token') for row in stored('rate') if row['label'] == owner}
+    rows = [row for row in stored('rate') if (row['label'], row['ratio']) == (owner, ratio)]
+    return {row[RATE_KEYS[ratio]]: value(row, 'nats_per_token') for row in rows}
 
 
-def next_rate(label: str) -> float | None:
-    """Half or twice the best rate where that is the end of what was tried; None once it is not, or after five."""
-    nats = tried(label)
+def next_rate(label: str, ratio: int) -> float | None:
+    """The first rate that has no trial, or half or twice the best one where that is the end of what was tried.
+
+    None once the best is not at an end, or after five trials.
+    """
+    nats = tried(label, ratio)
+    for rate in first_rates(label, ratio):
+        if rate not in nats:
+            return rate
     best = min(nats, key=nats.get)
     if len(nats) == 5 or min(nats) < best < max(nats):
         return None
     return best / 2 if best == min(nats) else best * 2
 
 
-def best_rate(label: str) -> float:
+def best_rate(label: str, ratio: int) -> float:
     """The learning rate with the lowest validation nats."""
-    nats = tried(label)
-    if not set(rates(label)) <= set(nats) or next_rate(label):
+    if next_rate(label, ratio):
         raise SystemExit(f'headline: finish the rates of {label} first (python benchmarks/headline.py rates)')
+    nats = tried(label, ratio)
     return min(nats, key=nats.get)
 
 
-def search_rates(label: str, options: tuple[str, ...], workdir: Path) -> None:
-    """Tries the rates of a method, and goes on beyond the best where it is the last one."""
-    for rate in rates(label):
-        run_missing(Training('rate', label, options, 0, rate), workdir)
-    while rate := next_rate(label):
-        run_missing(Training('rate', label, options, 0, rate), workdir)
+def search_rates(label: str, workdir: Path) -> None:
+    """Tries rates at 4x, then at 8x from the compressor that the best rate at 4x gave."""
+    training = Training('rate', label, methods()[label], 0, DEFAULT_RATE)
+    while rate := next_rate(label, 4):
+        run_training(dataclasses.replace(training, rate=rate), workdir)
+    while rate := next_rate(label, 8):
+        run_training(dataclasses.replace(training, rate=best_rate(label, 4), rate_8x=rate, last=8), workdir)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('phase', choices=('ceilings', 'screen', 'rates', 'main'))
     parser.add_argument('--workdir', type=Path, default=Path('runs/headline'))
-    parser.add_argument('--part', default='0/1', metavar='I/N')
+    parser.add_argument('--cores', default='0/1', metavar='I/N')
     args = parser.parse_args()
-    part, parts = map(int, args.part.split('/'))
+    part, parts = map(int, args.cores.split('/'))
     if parts > 1 and hasattr(os, 'sched_setaffinity'):  # two trainings on the same cores would wait for each other
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[part::parts] or cores)
@@ -337,16 +372,16 @@ def main() -> None:
     if args.phase == 'ceilings':
         ceilings()
     elif args.phase == 'screen':
-        screen(args.workdir, part, parts)
+        screen(args.workdir)
     elif args.phase == 'rates':
-        searched = [label for label in methods() if label != WINDOWED]
-        for label in searched[part::parts]:
-            search_rates(label, methods()[label], args.workdir)
+        for label in methods():
+            with claimed(args.workdir, f'rates-{label}') as ours:
+                if ours and label != WINDOWED:
+                    search_rates(label, args.workdir)
     else:
-        pairs = sorted(itertools.product(methods(), SEEDS), key=lambda pair: (pair[0] == WINDOWED, pair[1]))
-        for label, seed in pairs[part::parts]:
-            training = Training('main', label, methods()[label], seed, best_rate(label), last=RATIOS[-1])
-            run_missing(training, args.workdir)
+        for label, seed in sorted(itertools.product(methods(), SEEDS), key=lambda pair: (pair[0] == WINDOWED, pair[1])):
+            rates = best_rate(label, 4), best_rate(label, 8)
+            run_missing(Training('main', label, methods()[label], seed, *rates, last=RATIOS[-1]), args.workdir)
 
 
 if __name__ == '__main__':

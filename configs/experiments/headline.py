@@ -8,7 +8,7 @@ ratio doubles from one `qa` stage to the next: at 16x and more, nothing was lear
 from pic_jax.config import default_config
 
 SLOTS = 4  # memory vectors in a chunk of pic, at every ratio
-STEPS = {4: 80, 8: 160, 16: 160, 32: 40, 64: 80}
+STEPS = {4: 80, 8: 80, 16: 160, 32: 40, 64: 80}
 
 
 def get_config(argument: str = 'qa,4'):

@@ -8,6 +8,7 @@ import headline_report as report
 import pytest
 
 STEPS = report.COSTS['steps']
+METRIC = 'nats_per_token'
 
 
 def row(nats, steps=40, before=100):
@@ -58,9 +59,10 @@ def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
     assert path.read_text() == 'before\n<!-- headline: begin -->\nnewer\n<!-- headline: end -->\nafter\n'
 
 
-def trials(**nats):
+def trials(ratio=4, **nats):
+    rate_key = headline.RATE_KEYS[ratio]
     return [
-        {'label': label, 'rate': rate, 'rows': [{'task': 'qa', 'metric': 'nats_per_token', 'value': value}]}
+        {'label': label, 'ratio': ratio, rate_key: rate, 'rows': [{'task': 'qa', 'metric': METRIC, 'value': value}]}
         for label, values in nats.items()
         for rate, value in values.items()
     ]
@@ -73,23 +75,43 @@ def trials(**nats):
         ({2.5e-4: 1.0, 5e-4: 0.5, 1e-3: 0.4}, 2e-3),
         ({2.5e-4: 0.1, 5e-4: 0.5, 1e-3: 0.4}, 1.25e-4),
         ({2.5e-4: 1.0, 5e-4: 0.5, 1e-3: 0.4, 2e-3: 0.3, 4e-3: 0.2}, None),
+        ({}, 2.5e-4),
+        ({2.5e-4: 1.0, 5e-4: 0.5, 7e-4: 0.7}, 1e-3),
     ],
 )
 def test_a_rate_is_searched_until_the_best_is_not_the_last(monkeypatch, nats, beyond):
-    monkeypatch.setattr(headline, 'stored', lambda phase: trials(icae=nats, epl={1.0: 0.0}))
+    rows = trials(icae=nats, epl={1.0: 0.0}) + trials(ratio=8, icae={2.5e-3: 0.0})
+    monkeypatch.setattr(headline, 'stored', lambda phase: rows)
     for label in ('icae', headline.WINDOWED):
-        assert headline.next_rate(label) == beyond
+        assert headline.next_rate(label, 4) == beyond
         if beyond is None:
-            assert headline.best_rate(label) == min(nats, key=nats.get)
+            assert headline.best_rate(label, 4) == min(nats, key=nats.get)
         else:
             with pytest.raises(SystemExit, match=f'finish the rates of {label} first'):
-                headline.best_rate(label)
+                headline.best_rate(label, 4)
 
 
-def test_a_rate_is_not_chosen_from_some_of_the_trials(monkeypatch):
-    monkeypatch.setattr(headline, 'stored', lambda phase: trials(icae={2.5e-4: 1.0, 5e-4: 0.5, 7e-4: 0.7}))
-    with pytest.raises(SystemExit, match='finish the rates of icae first'):
-        headline.best_rate('icae')
+def test_the_rate_falls_with_the_square_root_of_the_ratio_from_8x_on():
+    training = headline.Training('main', 'pic', (), 1, 5e-4, 1e-3, last=64)
+    assert [training.rate_at(ratio) for ratio in (4, 8, 32)] == [5e-4, 1e-3, 5e-4]
+
+
+def test_a_trial_at_8x_starts_from_the_trial_at_4x_and_leaves_one_row():
+    at_4x = headline.Training('rate', 'pic', (), 0, 5e-4)
+    at_8x = headline.Training('rate', 'pic', (), 0, 5e-4, 1e-3, last=8)
+    other = headline.Training('rate', 'pic', (), 0, 5e-4, 2e-3, last=8)
+    assert at_8x.folder('qa', 4) == at_4x.folder('qa', 4)
+    assert at_8x.folder('qa', 8) != other.folder('qa', 8)
+    assert at_8x.measured() == [8]
+    assert len({at_8x.path(8), other.path(8), at_4x.path(4)}) == 3
+
+
+def test_only_one_of_two_processes_gets_a_training(tmp_path):
+    with headline.claimed(tmp_path, 'pic-s0') as first, headline.claimed(tmp_path, 'pic-s0') as second:
+        assert first
+        assert not second
+    with headline.claimed(tmp_path, 'pic-s0') as later:
+        assert later
 
 
 def test_seconds_leave_out_the_quarter_that_compiles():
@@ -100,7 +122,7 @@ def test_seconds_leave_out_the_quarter_that_compiles():
 
 
 def test_every_method_is_measured_at_every_ratio_from_the_same_pretraining():
-    training = headline.Training('main', 'pic', (), 1, 5e-4, last=64)
+    training = headline.Training('main', 'pic', (), 1, 5e-4, 1e-3, last=64)
     stages = [('words', 4), ('pretrain', 4), *(('qa', ratio) for ratio in (4, 8, 16, 32, 64))]
     assert training.stages() == stages
     constant = headline.Training('main', headline.CONSTANT, (), 1, 5e-4, last=16)
