@@ -1,12 +1,15 @@
 """Where the memory vectors of global compressors look, before and after training: the observation behind PIC.
 
-    python benchmarks/attention.py tiny_base/icae runs/epl
+    pic-jax train --config=configs/tinystories.py --config.compressor.method=icae --config.objective.ae=1.0 \
+        --config.train.steps=300 --workdir=runs/icae     (and the same for epl; both need PIC_JAX_ASSETS)
+    python benchmarks/attention.py runs/icae runs/epl
 
 Each WORKDIR holds a trained icae or epl. Writes docs/attention_METHOD.png and benchmarks/results/attention/METHOD.json
 with the diagonality of every layer and of their mean, trained and untrained, on 32 validation documents.
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -20,6 +23,7 @@ DOCUMENTS, TOKENS = 32, 192
 def measure(workdir: str) -> None:
     """The figure and the numbers of one trained compressor."""
     from pic_jax.api import load
+    from pic_jax.errors import PicJaxError
     from pic_jax.evaluation import harness, plots
     from pic_jax.evaluation.diagonality import diagonality, memory_attention
 
@@ -27,6 +31,11 @@ def measure(workdir: str) -> None:
     run, config = trained.run, trained.run.config
     records = harness.held_out(run, 'validation')
     contexts = {record.context.tobytes(): record.context for record in records if len(record.context) >= TOKENS}
+    if len(contexts) < DOCUMENTS:
+        raise PicJaxError(
+            f'{workdir}: {len(contexts)} validation documents have {TOKENS} tokens, expected {DOCUMENTS}: '
+            'train it with a larger data.validation or longer documents'
+        )
     tokens_BS = np.stack([context[:TOKENS] for context in contexts.values()][:DOCUMENTS])
     found = {}
     for name, trainable in ('trained', trained.trainable), ('untrained', run.init_trainable()):
@@ -39,7 +48,8 @@ def measure(workdir: str) -> None:
             title = f'{method}, {TOKENS} tokens in {k} vectors: diagonality {mean:.2f}'
             plots.plot_attention(ROOT / 'docs' / f'attention_{method}.png', attention_Lkn, title)
     row = {'method': config.compressor.method, 'ratio': config.compressor.ratio, 'steps': config.train.steps,
-           'documents': len(tokens_BS), 'tokens': TOKENS, **found, **provenance(config.seed)}  # fmt: skip
+           'base': config.base, 'objective': dataclasses.asdict(config.objective), 'documents': len(tokens_BS),
+           'tokens': TOKENS, **found, **provenance(config.seed)}  # fmt: skip
     out = ROOT / 'benchmarks' / 'results' / 'attention' / f'{config.compressor.method}.json'
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(row, indent=1) + '\n')

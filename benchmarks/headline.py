@@ -76,8 +76,24 @@ class Training:
 
     def path(self, ratio: int) -> Path:
         """The row of a ratio."""
-        rate = f'-{self.rate_8x or self.rate:g}' if self.phase == 'rate' else ''
-        return RESULTS / f'{self.phase}-{self.label}{rate}-{ratio}x-s{self.seed}.json'
+        rates = [f'{rate:g}' for rate in (self.rate, self.rate_8x) if rate and self.phase == 'rate']
+        return RESULTS / ('-'.join([self.phase, self.label, *rates, f'{ratio}x', f's{self.seed}']) + '.json')
+
+    def is_done(self, ratio: int) -> bool:
+        """Whether the row of a ratio is there.
+
+        Raises:
+          SystemExit: it is, but was trained with other rates or options.
+        """
+        path = self.path(ratio)
+        if not path.exists():
+            return False
+        row, keys = json.loads(path.read_text()), ['rate', 'options'] + (['rate_8x'] if ratio > 4 else [])
+        for key in keys:
+            ours = getattr(self, key)
+            if row[key] != (list(ours) if key == 'options' else ours):
+                raise SystemExit(f'{path} has {key}={row[key]}, this training {ours}: delete what is out of date')
+        return True
 
     def measured(self) -> list[int]:
         """The ratios that get a row."""
@@ -104,24 +120,23 @@ def run_training(training: Training, workdir: Path) -> None:
     from pic_jax.evaluation.plots import read_metrics
     from pic_jax.training.loop import train
 
-    history, start = [], ''
+    history, start, origin = [], '', provenance(training.seed)  # of the code that runs, whatever HEAD is later
     for stage, ratio in training.stages():
         folder = workdir / training.folder(stage, ratio)
         run = open_stage(training, stage, ratio, start)
         trainable = train(run, folder)
         history.append(summary(stage, ratio, run, trainable, read_metrics(folder / 'metrics.jsonl')))
         start = str(folder)
-        path = training.path(ratio)
         if stage == 'pretrain' and training.phase == 'main':
             history[-1] |= score(run, trainable, 'test', 48)
-        if stage == 'qa' and ratio in training.measured() and not path.exists():
+        if stage == 'qa' and ratio in training.measured() and not training.is_done(ratio):
             row = dataclasses.asdict(training) | {'ratio': ratio}
-            row |= provenance(training.seed) | {'stages': history}
+            row |= origin | {'stages': history}
             row |= {'split': 'test' if training.phase == 'main' else 'validation'}
             row |= score(run, trainable, row['split'], 10**6)
             if training.phase == 'main':
                 row['word_lists'] = score_word_lists(training, ratio, start, trainable)
-            write_row(path, row)
+            write_row(training.path(ratio), row)
 
 
 def open_stage(training: Training, stage: str, ratio: int, start: str, *more: str):
@@ -271,7 +286,7 @@ def claimed(workdir: Path, name: str) -> Iterator[bool]:
 def run_missing(training: Training, workdir: Path) -> None:
     """Runs a training unless all of its rows are there or another process is at it."""
     with claimed(workdir, f'{training.label}-s{training.seed}') as ours:
-        if ours and not all(training.path(ratio).exists() for ratio in training.measured()):
+        if ours and not all(training.is_done(ratio) for ratio in training.measured()):
             run_training(training, workdir)
 
 
@@ -280,7 +295,7 @@ def screen(workdir: Path) -> None:
     first = [Training('screen1', label, tuple(options), 0, DEFAULT_RATE, 0.5) for label, options in SCREEN.items()]
     for training in first:
         run_missing(training, workdir)
-    if not all(training.path(RATIOS[0]).exists() for training in first):
+    if not all(training.is_done(RATIOS[0]) for training in first):
         raise SystemExit('screen: another process is still at the first round: run this again when it is done')
     rows = {training: json.loads(training.path(RATIOS[0]).read_text()) for training in first}
     ranked = sorted(first, key=lambda training: value(rows[training], 'nats_per_token'))
@@ -319,10 +334,12 @@ def first_rates(label: str, ratio: int) -> tuple[float, ...]:
 
 
 def tried(label: str, ratio: int) -> dict[float, float]:
-    """Rate -> validation nats of its trial; a window does not make another method."""
+    """Rate -> validation nats of its trial, at 8x from the best rate at 4x; a window does not make another method."""
     owner = 'icae' if label == WINDOWED else label
     rows = [row for row in stored('rate') if (row['label'], row['ratio']) == (owner, ratio)]
-    return {row[RATE_KEYS[ratio]]: value(row, 'nats_per_token') for row in rows}
+    if ratio == 8:
+        rows = [row for row in rows if row['rate'] == best_rate(label, 4)]
+    return {row[RATE_KEYS[ratio]]: math.inf if 'error' in row else value(row, 'nats_per_token') for row in rows}
 
 
 def next_rate(label: str, ratio: int) -> float | None:
@@ -335,7 +352,7 @@ def next_rate(label: str, ratio: int) -> float | None:
         if rate not in nats:
             return rate
     best = min(nats, key=nats.get)
-    if len(nats) == 5 or min(nats) < best < max(nats):
+    if len(nats) >= 5 or min(nats) < best < max(nats):
         return None
     return best / 2 if best == min(nats) else best * 2
 
@@ -352,9 +369,20 @@ def search_rates(label: str, workdir: Path) -> None:
     """Tries rates at 4x, then at 8x from the compressor that the best rate at 4x gave."""
     training = Training('rate', label, methods()[label], 0, DEFAULT_RATE)
     while rate := next_rate(label, 4):
-        run_training(dataclasses.replace(training, rate=rate), workdir)
+        try_rate(dataclasses.replace(training, rate=rate), workdir)
     while rate := next_rate(label, 8):
-        run_training(dataclasses.replace(training, rate=best_rate(label, 4), rate_8x=rate, last=8), workdir)
+        try_rate(dataclasses.replace(training, rate=best_rate(label, 4), rate_8x=rate, last=8), workdir)
+
+
+def try_rate(training: Training, workdir: Path) -> None:
+    """Runs one trial; one that diverges leaves a row that says so."""
+    from pic_jax.errors import PicJaxError
+
+    try:
+        run_training(training, workdir)
+    except PicJaxError as error:
+        row = dataclasses.asdict(training) | {'ratio': training.last, 'error': str(error), 'rows': []}
+        write_row(training.path(training.last), row | provenance(training.seed))
 
 
 def main() -> None:

@@ -243,6 +243,8 @@ def rates_table(ratio: int) -> str:
 
 def trial(row: Row) -> str:
     """Nats and EM of one trial."""
+    if 'error' in row:
+        return 'diverged'
     return f'{nats(value(row, "nats_per_token"))} ({share(value(row, "em"))})'
 
 

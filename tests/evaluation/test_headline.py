@@ -62,7 +62,8 @@ def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
 def trials(ratio=4, **nats):
     rate_key = headline.RATE_KEYS[ratio]
     return [
-        {'label': label, 'ratio': ratio, rate_key: rate, 'rows': [{'task': 'qa', 'metric': METRIC, 'value': value}]}
+        {'label': label, 'ratio': ratio, 'rate': 5e-4, rate_key: rate}
+        | {'rows': [{'task': 'qa', 'metric': METRIC, 'value': value}]}
         for label, values in nats.items()
         for rate, value in values.items()
     ]
@@ -89,6 +90,27 @@ def test_a_rate_is_searched_until_the_best_is_not_the_last(monkeypatch, nats, be
         else:
             with pytest.raises(SystemExit, match=f'finish the rates of {label} first'):
                 headline.best_rate(label, 4)
+
+
+def test_trials_at_8x_count_only_from_the_best_rate_at_4x(monkeypatch):
+    at_4x = trials(icae={2.5e-4: 1.0, 5e-4: 0.5, 1e-3: 0.7})
+    at_8x = trials(ratio=8, icae={5e-4: 0.6, 1e-3: 0.5, 2e-3: 0.7})
+    stale = [row | {'rate': 1e-3, 'rate_8x': 2e-3} for row in trials(ratio=8, icae={2e-3: 0.0})]
+    diverged = [row | {'error': 'step 3 is not finite', 'rate_8x': 4e-3} for row in trials(ratio=8, icae={4e-3: 0.0})]
+    monkeypatch.setattr(headline, 'stored', lambda phase: at_4x + at_8x + stale + diverged)
+    assert headline.best_rate('icae', 8) == 1e-3
+    assert headline.tried('icae', 8)[4e-3] == math.inf
+
+
+def test_a_row_of_another_rate_is_not_taken_for_this_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(headline, 'RESULTS', tmp_path)
+    training = headline.Training('main', 'pic', ('a=b',), 0, 5e-4, 1e-3, last=16)
+    assert not training.is_done(4)
+    for ratio in 4, 16:
+        headline.write_row(training.path(ratio), {'rate': 5e-4, 'rate_8x': 2e-3, 'options': ['a=b']})
+    assert training.is_done(4)  # which no rate at 8x has a part in
+    with pytest.raises(SystemExit, match=r'rate_8x=0\.002, this training 0\.001'):
+        training.is_done(16)
 
 
 def test_the_rate_falls_with_the_square_root_of_the_ratio_from_8x_on():
