@@ -7,10 +7,11 @@ names the key, the value and what would be valid. This module imports no jax.
 
 import dataclasses
 import difflib
+import itertools
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pic_jax.errors import ConfigError
@@ -22,6 +23,7 @@ POSITIONS = ('end', 'interleaved', 'spread')
 POSITION_ORIGINS = ('window', 'chunk')
 WINDOW_SPLITS = ('fixed', 'even')
 DECODER_POSITIONS = ('sequential', 'spread')
+ENCODER_ATTENTIONS = ('causal', 'bidirectional')
 PROJECTORS = ('none', 'linear', 'mlp')
 DTYPES = ('float32', 'bfloat16')
 OPTIMIZERS = ('adamw', 'muon')
@@ -92,17 +94,41 @@ class LoraConfig:
             _one_of('compressor.lora.targets', name, LINEARS)
 
 
+@dataclasses.dataclass(frozen=True)
+class IcformerConfig:
+    """Size of an IC-Former, which is as wide as its target. 0: as in the target.
+
+    Attributes:
+      layers: cross-attention layers. heads: of queries, keys and values alike. head_dim: of each.
+      intermediate_size: of the MLPs.
+    """
+
+    layers: int = 3
+    heads: int = 0
+    head_dim: int = 0
+    intermediate_size: int = 0
+
+    def __post_init__(self):
+        _require(self.layers >= 1, 'compressor.icformer.layers', self.layers, 'a positive number')
+        for name in ('heads', 'head_dim', 'intermediate_size'):
+            value = getattr(self, name)
+            _require(value >= 0, f'compressor.icformer.{name}', value, "0 (the target's) or a positive number")
+        _require(self.head_dim % 2 == 0, 'compressor.icformer.head_dim', self.head_dim, 'an even number')
+
+
 _WHOLE_WINDOW = dict(
     chunk_size=None, context_sees='causal', memory_sees_memory='own', memory_embeddings='per_window',
-    positions='end', position_origin='window',
+    positions='end', position_origin='window', encoder_attention='causal',
 )  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {
     'icae': _WHOLE_WINDOW,
     'epl': _WHOLE_WINDOW | dict(positions='spread'),
     'pic': dict(
         chunk_size=64, context_sees='chunk', memory_sees_memory='own', memory_embeddings='per_chunk',
-        positions='spread', position_origin='window',
+        positions='spread', position_origin='window', encoder_attention='causal',
     ),
+    'icformer': _WHOLE_WINDOW,
+    'mean_pool': _WHOLE_WINDOW | dict(positions='spread'),
     'constant_memory': _WHOLE_WINDOW,
 }  # fmt: skip
 PRESET_OPTIONS = tuple(PRESETS['pic'])
@@ -113,7 +139,7 @@ class CompressorConfig:
     """What a memory position sees, where it stands and how it is trained. Make one with `preset`.
 
     Attributes:
-      method: the preset's name; it only labels the compressor, the fields below define it.
+      method: icae, epl and pic share an encoder, which the fields below define; the others have their own.
       ratio: r, context tokens per memory vector.
       context_length: the longest window (in tokens) that `per_window` embeddings are made for.
       chunk_size: c, tokens per chunk, a multiple of r; None makes the whole window one chunk.
@@ -125,7 +151,9 @@ class CompressorConfig:
       window: tokens per independent window, or None.
       window_split: `fixed` windows of that size | `even` parts no longer than it.
       decoder_positions: `sequential` ids in the decoder | `spread`: the memory's ids in the context.
+      encoder_attention: mean_pool's: `causal` | `bidirectional` between the tokens of a context or chunk.
       projector: map from the encoder's output to the decoder's input: none | linear | mlp.
+      lora: adapter of the methods whose encoder is the target. icformer: size of icformer's own encoder.
     """
 
     method: str
@@ -137,11 +165,13 @@ class CompressorConfig:
     memory_embeddings: str
     positions: str
     position_origin: str
+    encoder_attention: str
     window: int | None = None
     window_split: str = 'fixed'
     decoder_positions: str = 'sequential'
     projector: str = 'none'
     lora: LoraConfig = LoraConfig()
+    icformer: IcformerConfig = IcformerConfig()
 
     @classmethod
     def preset(cls, method: str, **options: Any) -> 'CompressorConfig':
@@ -152,8 +182,6 @@ class CompressorConfig:
 
     def __post_init__(self):
         _one_of('compressor.method', self.method, tuple(PRESETS))
-        if self.method == 'constant_memory':
-            _require(self.window is None, 'compressor.window', self.window, 'none: constant_memory sees no context')
         _require(self.ratio >= 1, 'compressor.ratio', self.ratio, 'a positive number')
         _require(self.context_length >= 1, 'compressor.context_length', self.context_length, 'a positive number')
         _one_of('compressor.context_sees', self.context_sees, CONTEXT_SEES)
@@ -163,16 +191,11 @@ class CompressorConfig:
         _one_of('compressor.position_origin', self.position_origin, POSITION_ORIGINS)
         _one_of('compressor.window_split', self.window_split, WINDOW_SPLITS)
         _one_of('compressor.decoder_positions', self.decoder_positions, DECODER_POSITIONS)
+        _one_of('compressor.encoder_attention', self.encoder_attention, ENCODER_ATTENTIONS)
         _one_of('compressor.projector', self.projector, PROJECTORS)
+        self._check_method()
         if self.window is not None:
             _require(self.window >= 1, 'compressor.window', self.window, 'a positive number or none')
-        if self.method != 'pic':
-            _require(
-                self.chunk_size is None, 'compressor.chunk_size', self.chunk_size,
-                f'none: {self.method} sees the whole window (method pic has chunks)',
-            )  # fmt: skip
-        if self.method == 'pic':
-            _require(self.chunk_size is not None, 'compressor.chunk_size', None, 'a number (method icae has no chunks)')
         if self.chunk_size is None:
             _require(
                 self.positions != 'interleaved', 'compressor.positions', self.positions,
@@ -194,10 +217,35 @@ class CompressorConfig:
                 f'sequential where compressor.positions={self.positions}',
             )  # fmt: skip
 
+    def _check_method(self) -> None:
+        """Refuses options of the Layout that mean nothing to the method."""
+        method = self.method
+
+        def only(name: str, *valid: Any, why: str) -> None:
+            value = getattr(self, name)
+            shown = 'none' if valid == (None,) else ' or '.join(valid)
+            _require(value in valid, f'compressor.{name}', value, f'{shown}: {why}')
+
+        if method in ('icae', 'epl', 'constant_memory'):
+            only('chunk_size', None, why=f'{method} sees the whole window (method pic has chunks)')
+        if method == 'constant_memory':
+            only('window', None, why='constant_memory sees no context')
+        if method == 'icformer':
+            only('context_sees', 'causal', why='icformer encodes no context')
+        if method == 'mean_pool':
+            only('context_sees', 'causal', 'chunk', why='mean_pool has no memory tokens')
+            only('memory_sees_memory', 'own', why='mean_pool has no memory tokens')
+            only('positions', 'spread', why='mean_pool has no memory tokens')
+        else:
+            only('encoder_attention', 'causal', why=f'the context of {method} is not read in both directions')
+        if method == 'pic':
+            _require(self.chunk_size is not None, 'compressor.chunk_size', None, 'a number (method icae has no chunks)')
+
     @property
     def chunk_local(self) -> bool:
         """True where nothing crosses a chunk: chunks are independent and growth is linear."""
-        return self.context_sees == 'chunk' and self.memory_sees_memory == 'own'
+        reads_chunks = self.context_sees == 'chunk' or (self.method == 'icformer' and self.chunk_size is not None)
+        return reads_chunks and self.memory_sees_memory == 'own'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -574,6 +622,11 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 def to_mapping(config: Any) -> dict[str, Any]:
     """The dataclass as nested plain dicts; `from_mapping` of the result (or of its JSON) gives it back."""
     return dataclasses.asdict(config)
+
+
+def grid(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every combination of values of dotted keys, the last key fastest: rows for `get_sweep()` of a sweep's file."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def default_pretrain_config() -> Any:

@@ -1,9 +1,8 @@
 """Layout: what stands where in the encoder's sequence, and who sees whom.
 
 The encoder reads [context tokens][memory slots]; chunks are a matter of the mask and the position ids,
-never of the storage order. A `Layout` holds numpy arrays with one entry per position, and one predicate
-(`sees`) from which every other form of the mask derives. This module imports no jax: its methods also
-take traced arrays, because they only use operators and array methods.
+never of the storage order. A `Layout` holds numpy arrays with one entry per position; every form of the mask
+derives from one predicate, `sees`. This module imports no jax, but its methods also take traced arrays.
 """
 
 import dataclasses
@@ -48,7 +47,7 @@ def sees(config: CompressorConfig, query: Cells, key: Cells) -> Any:
     earlier_chunk = key.chunk < query.chunk
     query_is_memory, key_is_memory = query.kind == MEMORY, key.kind == MEMORY
 
-    context_context = key.source <= query.source
+    context_context = (key.source <= query.source) | (config.encoder_attention == 'bidirectional')
     if config.context_sees != 'causal':
         context_context = context_context & same_chunk
     context_memory = earlier_chunk if config.context_sees == 'chunk+memory' else earlier_chunk & False
@@ -56,8 +55,11 @@ def sees(config: CompressorConfig, query: Cells, key: Cells) -> Any:
     if config.memory_sees_memory == 'previous':
         memory_memory = memory_memory | earlier_chunk
 
-    from_context = (~key_is_memory & context_context) | (key_is_memory & context_memory)
+    encodes_context = config.method != 'icformer'
+    from_context = ((~key_is_memory & context_context) | (key_is_memory & context_memory)) & encodes_context
     from_memory = (~key_is_memory & same_chunk) | (key_is_memory & memory_memory)
+    if config.method == 'mean_pool':  # nothing reads memory, and memory is its own group
+        from_memory = ~key_is_memory & (key.source >= query.source) & (key.source < query.source + config.ratio)
     return (~query_is_memory & from_context) | (query_is_memory & from_memory)
 
 
@@ -94,9 +96,9 @@ class Layout:
             return self.cells.index[self.num_tokens :]
         return np.arange(self.num_slots)
 
-    def dense_mask(self) -> np.ndarray:
-        """[S, S] bool, True where the row may attend to the column."""
-        return sees(self.config, self.cells[:, None], self.cells[None, :])
+    def dense_mask(self, queries: slice = slice(None), keys: slice = slice(None)) -> np.ndarray:
+        """[S, S] bool, True where the row may attend to the column; or some of its rows and columns."""
+        return sees(self.config, self.cells[queries, None], self.cells[None, keys])
 
     def valid(self, lengths_B: Any) -> Any:
         """[B, S] bool: real tokens, and the slots that a window of that true length pays for."""
@@ -149,7 +151,8 @@ def make_layout(config: CompressorConfig, num_tokens: int) -> Layout:
     """
     ratio, chunk_size = config.ratio, config.chunk_size or num_tokens
     longest = window_length(config)
-    if num_tokens > longest and (config.chunk_size is None or config.memory_embeddings == 'per_window'):
+    fixed = config.method != 'mean_pool' and (config.chunk_size is None or config.memory_embeddings == 'per_window')
+    if num_tokens > longest and fixed:
         raise ConfigError(
             f'a context of {num_tokens} tokens does not fit this compressor: expected at most {longest} '
             '(set compressor.window, or raise compressor.context_length)'

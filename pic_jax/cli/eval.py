@@ -24,12 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table and writes results.json (and answers.json for questions) into the workdir."""
+    """Prints the table; writes results.json and results.csv (and answers.json for questions) into the workdir."""
     from pic_jax.api import load
     from pic_jax.cli.settings import resolve
     from pic_jax.config import to_mapping
     from pic_jax.errors import ConfigError
     from pic_jax.evaluation import harness, metrics, tables
+    from pic_jax.evaluation.costs import costs
     from pic_jax.files import write_text
     from pic_jax.run import check_fits
 
@@ -52,8 +53,13 @@ def run(args: argparse.Namespace) -> int:
     origin = {'split': args.split, 'source': config.data.source, 'seed': config.seed}
     if any(row.metric == 'bleu4' for row in rows):
         origin['bleu_signature'] = metrics.bleu_signature()
-    write_text(workdir / 'results.json', json.dumps(origin | {'rows': tables.to_dicts(rows)}, indent=1) + '\n')
+    results = origin | {'rows': tables.to_dicts(rows)}
+    write_text(workdir / 'results.json', json.dumps(results, indent=1) + '\n')
+    spent = costs(run, trained.trainable, records[: args.examples], {row.method: row.k for row in rows})
+    results['costs'] = {method: dataclasses.asdict(cost) for method, cost in spent.items()}
+    write_text(workdir / 'results.json', json.dumps(results, indent=1) + '\n')
+    write_text(workdir / 'results.csv', tables.to_csv(rows, spent))
     if answers:
         write_text(workdir / 'answers.json', json.dumps(answers, indent=1) + '\n')
-    print(json.dumps(tables.to_dicts(rows), indent=1) if args.json else tables.to_text(rows))
+    print(json.dumps(tables.to_dicts(rows), indent=1) if args.json else tables.to_text(rows, spent))
     return 0

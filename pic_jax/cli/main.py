@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pic_jax.errors import ConfigError, PicJaxError
 
-VERBS = ('demo', 'pretrain', 'train', 'eval', 'compress', 'ask', 'contexts', 'plot')
+VERBS = ('demo', 'pretrain', 'train', 'eval', 'ablate', 'compress', 'ask', 'contexts', 'plot', 'bench')
 
 
 def make_parser() -> argparse.ArgumentParser:

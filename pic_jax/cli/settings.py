@@ -3,7 +3,7 @@
 import argparse
 import ast
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,23 @@ def load_file(path: str) -> dict[str, Any]:
     Raises:
       ConfigError: there is no such file, or it fails or defines no get_config.
     """
+    return _call(path, 'get_config', lambda config: config.to_dict())
+
+
+def load_sweep(path: str) -> list[dict[str, Any]]:
+    """What `get_sweep()` of the same file returns: {dotted key: value} for every row of an ablation.
+
+    Raises:
+      ConfigError: as `load_file`, or the rows are not dicts.
+    """
+    sweep = _call(path, 'get_sweep', lambda sweep: sweep)
+    if not isinstance(sweep, list) or not sweep or not all(isinstance(row, dict) for row in sweep):
+        raise ConfigError(f'--config={path}: get_sweep() returned {sweep!r}, expected a list of dicts, at least one')
+    return sweep
+
+
+def _call(path: str, name: str, convert: Callable[[Any], Any]) -> Any:
+    """Executes a Python file, calls one of its functions and converts what that returns."""
     file, colon, argument = path.partition('.py:')
     file += colon.rstrip(':')
     if not Path(file).is_file():
@@ -36,7 +53,7 @@ def load_file(path: str) -> dict[str, Any]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return module.get_config(*[argument] if argument else []).to_dict()
+        return convert(getattr(module, name)(*[argument] if argument else []))
     except Exception as error:  # whatever the user's file does wrong
         raise ConfigError(f'--config={path}: {type(error).__name__}: {error}') from error
 
@@ -49,7 +66,7 @@ def resolve(values: dict[str, Any], overrides: Sequence[str], kind: type = RunCo
     Raises:
       ConfigError: a word is malformed, names an unknown key (the nearest is given), or has an invalid value.
     """
-    method = [word.partition('=')[2] for word in overrides if word.startswith('--config.compressor.method=')]
+    method = [_literal(word.partition('=')[2]) for word in overrides if word.startswith('--config.compressor.method=')]
     if method and method[-1] != values['compressor']['method']:
         # What the file sets for its own method says nothing about another one.
         values['compressor'] |= dict.fromkeys(PRESET_OPTIONS)

@@ -5,8 +5,9 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from pic_jax.errors import ConfigError
 from pic_jax.memory import Memory
-from pic_jax.models.decoder import Params
+from pic_jax.models.decoder import Decoder, Params
 
 SPECIALS = ('ae', 'lm', 'ft')
 
@@ -43,3 +44,17 @@ def init_specials(key: jax.Array, base: Params) -> dict[str, jax.Array]:
     """{name: [D]} for every special vector, drawn like word embeddings."""
     keys = jax.random.split(key, len(SPECIALS))
     return {name: like_words(k, base) for name, k in zip(SPECIALS, keys, strict=True)}
+
+
+def check_positions(decoder: Decoder, needed: int) -> None:
+    """Refuses contexts whose position ids pass those of the target.
+
+    Raises:
+      ConfigError: `needed` position ids are more than the model has.
+    """
+    available = decoder.config.max_position_embeddings
+    if needed > available:
+        raise ConfigError(
+            f'the context needs {needed} position ids but the model has {available}: '
+            'set compressor.window, or compressor.position_origin=chunk'
+        )

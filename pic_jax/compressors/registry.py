@@ -2,12 +2,15 @@
 
 from pic_jax.compressors.base import Compressor
 from pic_jax.compressors.constant import ConstantMemory
+from pic_jax.compressors.icformer import ICFormer
 from pic_jax.compressors.llm import LLMCompressor
+from pic_jax.compressors.mean_pool import MeanPool
 from pic_jax.config import CompressorConfig
 from pic_jax.models.decoder import Decoder
+
+KINDS = {'constant_memory': ConstantMemory, 'icformer': ICFormer, 'mean_pool': MeanPool}
 
 
 def make_compressor(config: CompressorConfig, decoder: Decoder) -> Compressor:
     """The compressor that `config.method` names, for the frozen target `decoder`."""
-    kind = ConstantMemory if config.method == 'constant_memory' else LLMCompressor
-    return kind(config, decoder)
+    return KINDS.get(config.method, LLMCompressor)(config, decoder)

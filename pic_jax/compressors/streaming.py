@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pic_jax.compressors.llm import LLMCompressor, decoder_memory
+from pic_jax.compressors.base import check_positions
+from pic_jax.compressors.llm import LLMCompressor
+from pic_jax.compressors.slots import decoder_memory
 from pic_jax.config import CompressorConfig
 from pic_jax.errors import ConfigError
 from pic_jax.masks import (
@@ -100,6 +102,8 @@ def to_memory(compressor: LLMCompressor, parts: list[Slots], num_tokens: int) ->
 
 def why_not_streamable(config: CompressorConfig) -> str | None:
     """The option that keeps a context from being compressed chunk by chunk, or None where it can be."""
+    if config.method in ('icformer', 'mean_pool', 'constant_memory'):
+        return f'method {config.method} has no iterative form'
     if config.chunk_size is None and config.window is None:
         return 'the whole context is one chunk (set compressor.window, or use method pic)'
     if config.window is not None and config.window_split == 'even':
@@ -138,7 +142,7 @@ def _compress_chunk(compressor, base, trainable, state: StreamState, size: int) 
     chunk = in_window // full_size
     layout = make_layout(config, full_size)
     offset = chunk * chunk_position_stride(config)
-    compressor.check_positions(offset + make_layout(config, size).num_positions)
+    check_positions(compressor.decoder, offset + make_layout(config, size).num_positions)
     if config.memory_embeddings == 'per_window' and in_window + size > window_length(config):
         raise ConfigError(
             f'this compressor has memory vectors for {window_length(config)} tokens and the stream is longer: '

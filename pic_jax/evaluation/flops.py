@@ -1,11 +1,18 @@
-"""Floating-point operations of a function, counted on its jaxpr."""
+"""Floating-point operations, counted on jaxprs: of any function, and of compressing a context."""
 
+import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import jaxprs_in_params
+
+from pic_jax.compressors.slots import WindowEncoder
+from pic_jax.config import CompressorConfig
+from pic_jax.masks import Cells, make_layout, sees
 
 
 def count_flops(function: Callable, *args: Any) -> float:
@@ -43,3 +50,54 @@ def _count_equation(equation: Any) -> float:
     if (name == 'while' and sum(inner)) or name == 'pallas_call':
         raise ValueError(f'cannot count the operations of {name}: expected scans of known length and plain products')
     return sum(inner)
+
+
+class CompressionFlops(NamedTuple):
+    """Operations of the matrix products that compress one context.
+
+    executed: with dense attention, as the encoder computes it. useful: attention at True entries of the mask only.
+    """
+
+    executed: float
+    useful: float
+
+
+def compression_flops(encoder: WindowEncoder, base: Any, trainable: Any, num_tokens: int) -> CompressionFlops:
+    """Counts the encoder on one context. Nothing is computed; no mask of the whole context is made.
+
+    Args:
+      base, trainable: arrays or ShapeDtypeStructs.
+      num_tokens: n, a multiple of the window where the compressor has one.
+
+    Raises:
+      ValueError: the windows do not divide n.
+    """
+    config, shape = encoder.config, encoder.encoder_config
+    window = min(config.window or num_tokens, num_tokens)
+    if num_tokens % window:
+        raise ValueError(f'num_tokens={num_tokens} is not valid: expected a multiple of compressor.window={window}')
+    R, layout = num_tokens // window, make_layout(config, window)
+    query, key = (layout.cells[part] for part in encoder.sight(layout))
+    T, S = len(query.kind), len(key.kind)
+    arrays = (
+        jax.ShapeDtypeStruct((R, window), jnp.int32),
+        jax.ShapeDtypeStruct((R, window + layout.num_slots), jnp.int32),
+        jax.ShapeDtypeStruct((R, T, S), bool),
+    )
+    executed = count_flops(
+        lambda base, trainable, *arrays: encoder.encode_windows(base, trainable, layout, *arrays),
+        base, trainable, *arrays,
+    )  # fmt: skip
+    # Scores and weighted sums: two products of 2 H operations for every pair, head and layer.
+    per_pair = 4 * shape.num_hidden_layers * shape.num_attention_heads * shape.head_dim
+    return CompressionFlops(executed, executed - R * per_pair * (T * S - seen_pairs(config, query, key)))
+
+
+def seen_pairs(config: CompressorConfig, query: Cells, key: Cells) -> int:
+    """True entries of the mask of these queries and keys, which is never stored."""
+    return int(np.asarray(_seen_keys(config, query, key), np.int64).sum())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _seen_keys(config: CompressorConfig, query: Cells, key: Cells) -> jax.Array:
+    return jnp.sum(sees(config, query[:, None], key[None, :]), axis=1, dtype=jnp.int32)

@@ -232,22 +232,22 @@ def _answer_budget(run: Run) -> int:
     return min(run.config.data.answer_length, 32)
 
 
-def _views(program: Program, methods: Sequence[str], base, trainable, batch) -> dict[str, View]:
+def views(program: Program, methods: Sequence[str], base, trainable, batch) -> dict[str, View]:
     """What stands in the context's place under each method."""
     compress = functools.partial(program.compressor.compress, base, trainable)
     contexts = batch['context'], batch['context_length']
     memory, other = compress(*contexts), compress(batch['other']['context'], batch['other']['context_length'])
     controls = [name for name in methods if name != program.method]
-    views = {name: control_view(name, program.decoder, base, *contexts, memory, other) for name in controls}
-    return {program.method: View(memory, True)} | views
+    controlled = {name: control_view(name, program.decoder, base, *contexts, memory, other) for name in controls}
+    return {program.method: View(memory, True)} | controlled
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _score_batch(program: Program, methods: tuple[str, ...], base, trainable, batch):
     """{method: ({objective: Totals}, {objective: hits [B]}, k [B])}."""
-    views, scored = _views(program, methods, base, trainable, batch), {}
+    viewed, scored = views(program, methods, base, trainable, batch), {}
     for method in methods:
-        view, totals, hit = views[method], {}, {}
+        view, totals, hit = viewed[method], {}, {}
         for name in program.objectives:
             special_D = trainable['special'][name] if view.special else None
             logits_BTV = text_logits(
@@ -261,6 +261,6 @@ def _score_batch(program: Program, methods: tuple[str, ...], base, trainable, ba
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _answer_inputs(program: Program, method: str, base, trainable, batch, question_BT, lengths_B):
-    view = _views(program, (method,), base, trainable, batch)[method]
+    view = views(program, (method,), base, trainable, batch)[method]
     special_D = trainable['special']['ft'] if view.special else None
     return from_memory(program.decoder, base, view.memory, special_D, program.prefix, question_BT, lengths_B)

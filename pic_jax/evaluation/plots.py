@@ -195,6 +195,40 @@ def _fields(runs: Mapping[str, Sequence[dict]]) -> str:
     return 'one of ' + ', '.join(sorted(names - {'step'}))
 
 
+def plot_sweep(
+    path: str | os.PathLike, lines: Mapping[str, Sequence[tuple[float, Sequence[float]]]], xlabel: str, ylabel: str
+) -> None:
+    """Draws a metric against a swept number: means over seeds, with a band from the lowest to the highest.
+
+    Args:
+      path: the PNG file.
+      lines: {label: [(x, values of all seeds)]}, all finite. The axis of x is logarithmic where every x is positive.
+
+    Raises:
+      PicJaxError: there is nothing to draw, or the file cannot be written.
+    """
+    if not any(lines.values()):
+        raise PicJaxError(f'{path}: there is nothing to draw: expected at least one line with a point')
+    figure = Figure(figsize=(6.4, 4.2), layout='constrained')
+    axes = figure.subplots()
+    for index, (label, pairs) in enumerate(lines.items()):
+        colour, xs = CURVES[index % len(CURVES)], [x for x, _ in pairs]
+        means = [sum(values) / len(values) for _, values in pairs]
+        axes.plot(xs, means, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=5, label=label)
+        lows, highs = ([bound(values) for _, values in pairs] for bound in (min, max))
+        axes.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
+    ticks = sorted({x for pairs in lines.values() for x, _ in pairs})
+    if min(ticks) > 0:
+        axes.set_xscale('log', base=2)
+    axes.set_xticks(ticks, [f'{x:g}' for x in ticks])
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(color='#dddddd', linewidth=0.5)
+    axes.legend(frameon=False)
+    axes.spines[['top', 'right']].set_visible(False)
+    _save(path, figure)
+
+
 def plot_bars(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], xlabel: str, title: str) -> None:
     """Draws a table of methods as horizontal bars, the first row on top.
 

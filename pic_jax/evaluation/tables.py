@@ -1,10 +1,14 @@
 """Result rows as a table for the terminal, and as plain dicts for JSON."""
 
+import csv
 import dataclasses
+import io
 import math
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pic_jax.evaluation.costs import Cost
 from pic_jax.evaluation.harness import Row
 
 HEADINGS = {
@@ -22,13 +26,29 @@ def to_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def to_text(rows: Sequence[Row]) -> str:
+def to_text(rows: Sequence[Row], costs: Mapping[str, Cost] = types.MappingProxyType({})) -> str:
     """One line per task and method, one column per metric, 95% intervals in brackets.
 
-    Recall by position has columns of its own and makes a second table.
+    Recall by position has columns of its own and makes a second table, and so do the costs.
     """
     parts = [[row for row in rows if (row.task == 'qa_by_position') is by_position] for by_position in (False, True)]
-    return '\n\n'.join(_table(part) for part in parts if part)
+    lines = [['method', 'compression GFLOPs', 'stored bytes', 'first token, ms']]
+    for method, cost in costs.items():
+        flops, wait = f'{cost.compression_flops / 1e9:.4g}', f'{1e3 * cost.first_token_s:.2f}'
+        lines.append([method, flops, f'{cost.stored_bytes:.0f}', wait])
+    return '\n\n'.join([*(_table(part) for part in parts if part), *([align(lines)] if costs else [])])
+
+
+def to_csv(rows: Sequence[Row], costs: Mapping[str, Cost]) -> str:
+    """One line per row, with the costs of its method."""
+    fields, cost_fields = ([field.name for field in dataclasses.fields(kind)] for kind in (Row, Cost))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator='\n')
+    writer.writerow([*fields, *cost_fields])
+    for row in rows:
+        cost = costs.get(row.method)
+        writer.writerow([*dataclasses.astuple(row), *(dataclasses.astuple(cost) if cost else ())])
+    return out.getvalue()
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -43,6 +63,11 @@ def _table(rows: Sequence[Row]) -> str:
             row = cells.get((task, method, metric))
             line.append(f'{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]' if row else '-')
         lines.append(line)
+    return align(lines)
+
+
+def align(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of equally many cells as text with columns, two spaces apart."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
                      for line in lines)  # fmt: skip

@@ -36,6 +36,11 @@ def init_lora(key: jax.Array, params: Params, config: LoraConfig) -> dict[str, A
     return {'layers': tree}
 
 
+def adapted(params: Params, lora: dict[str, Any], config: LoraConfig) -> dict[str, Any]:
+    """The variables of a decoder with its adapter, if `lora` holds one: what `Decoder.apply` takes."""
+    return {'params': params} | ({'lora': scaled(lora, config)} if lora else {})
+
+
 def scaled(lora: dict[str, Any], config: LoraConfig) -> dict[str, Any]:
     """The adapter with alpha / rank folded into B: what `Decoder.apply` takes as its `lora` collection."""
     scale = config.alpha / max(config.rank, 1)

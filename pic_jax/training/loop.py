@@ -100,6 +100,8 @@ def initial_trainable(run: Run) -> Any:
             raise ConfigError(f'start={run.config.start} has {name}={theirs}, this run has {name}={own}')
     saved = dataclasses.replace(run, config=config, compressor=make_compressor(config.compressor, run.decoder))
     trainable = restore_trainable(saved, folder)
+    if 'memory_embeddings' not in trainable:
+        return trainable
     embeddings_MD = trainable['memory_embeddings']
     rows = np.arange(num_embeddings(ours)) * len(embeddings_MD) // num_embeddings(ours)
     return trainable | {'memory_embeddings': embeddings_MD[rows]}

@@ -11,22 +11,31 @@ from pic_jax.config import OptimizerConfig
 MUON_RMS = 0.6
 
 
-def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then constant, or cosine decay to 0 at `steps`."""
-    warmup = min(config.warmup_steps, steps)
+def learning_rate(config: OptimizerConfig, steps: int, peak: jax.typing.ArrayLike | None = None) -> optax.Schedule:
+    """Linear warm-up from 0, then constant, or cosine decay to 0 at `steps`.
+
+    Args:
+      peak: stands in for `config.learning_rate`; may be traced.
+    """
+    peak, warmup = config.learning_rate if peak is None else peak, min(config.warmup_steps, steps)
     if config.schedule == 'cosine':
-        return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1))
-    if warmup == 0:  # optax's warm-up of no steps would stay at 0
-        return optax.constant_schedule(config.learning_rate)
-    return optax.warmup_constant_schedule(0.0, config.learning_rate, warmup)
+        shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, warmup + 1))
+    elif warmup == 0:  # optax's warm-up of no steps would stay at 0
+        shape = optax.constant_schedule(1.0)
+    else:
+        shape = optax.warmup_constant_schedule(0.0, 1.0, warmup)
+    return lambda step: peak * shape(step)
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, steps: int, peak: jax.typing.ArrayLike | None = None
+) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW, or Muon on the layers' matrices and AdamW (with Nesterov momentum) on the rest.
 
-    Both decay every trained tensor (decoupled). Muon: optax.contrib.muon, after Jordan et al. 2024.
+    Both decay every trained tensor (decoupled). Muon: optax.contrib.muon, after Jordan et al. 2024. `peak` is that of
+    `learning_rate`.
     """
-    schedule = learning_rate(config, steps)
+    schedule = learning_rate(config, steps, peak)
     if config.name == 'adamw':
         rule = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
     else:

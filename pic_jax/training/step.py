@@ -1,5 +1,6 @@
 """One training step: one optimizer update, gradients with respect to the trained parameters only."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,33 +30,53 @@ def init_state(trainable: Any, optimizer: OptimizerConfig, steps: int) -> TrainS
 
 
 def make_train_step(loss: Loss, optimizer_config: OptimizerConfig, config: TrainConfig) -> StepFn:
-    """A jitted step; the state is donated.
+    """`update` at the configured learning rate, jitted; the state is donated."""
+    step = functools.partial(update, loss, optimizer_config, config, optimizer_config.learning_rate)
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_ensemble_step(loss: Loss, optimizer_config: OptimizerConfig, config: TrainConfig) -> Callable[..., Any]:
+    """(peaks [E], states, frozen parameters, batches) -> (states, metrics): `update` of E members in one program.
+
+    Every leaf of states, batches and metrics has a leading axis E; the frozen parameters are shared. The states are
+    donated.
+    """
+    step = functools.partial(update, loss, optimizer_config, config)
+    return jax.jit(jax.vmap(step, in_axes=(0, 0, None, 0)), donate_argnums=1)
+
+
+def update(
+    loss: Loss,
+    optimizer_config: OptimizerConfig,
+    config: TrainConfig,
+    peak: jax.typing.ArrayLike,
+    state: TrainState,
+    frozen: Any,
+    batch: Batch,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update at the learning rate `peak`, which the schedule shapes.
 
     loss = sum over objectives of weight * (sum of nats / sum of target tokens), both sums over all microbatches. An
     update whose loss or gradient is not finite is discarded inside the step.
 
     Returns:
-      (state, frozen parameters, batch) -> (state, metrics): float32 scalars `loss`, `grad_norm` (before clipping),
+      the state, and metrics: float32 scalars `loss`, `grad_norm` (before clipping),
       `learning_rate`, `finite` (1 or 0), and per objective `<name>_nats` (per target token) and `<name>_tokens`.
     """
-    optimizer = make_optimizer(optimizer_config, config.steps)
-    schedule = learning_rate(optimizer_config, config.steps)
-
-    def step(state: TrainState, frozen: Any, batch: Batch):
-        nats, tokens, grads = accumulate(loss, state.trainable, frozen, batch, config.microbatches)
-        per_token = {name: nats[name] / jnp.maximum(tokens[name], 1) for name in nats}
-        total = sum(loss.weights[name] * per_token[name] for name in per_token)
-        grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(total) & jnp.isfinite(grad_norm)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        updated = TrainState(state.step + 1, optax.apply_updates(state.trainable, updates), opt_state)
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
-        metrics = {'loss': total, 'grad_norm': grad_norm, 'learning_rate': schedule(state.step), 'finite': finite}
-        metrics |= {f'{name}_nats': value for name, value in per_token.items()}
-        metrics |= {f'{name}_tokens': value for name, value in tokens.items()}
-        return kept, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
-
-    return jax.jit(step, donate_argnums=0)
+    optimizer = make_optimizer(optimizer_config, config.steps, peak)
+    schedule = learning_rate(optimizer_config, config.steps, peak)
+    nats, tokens, grads = accumulate(loss, state.trainable, frozen, batch, config.microbatches)
+    per_token = {name: nats[name] / jnp.maximum(tokens[name], 1) for name in nats}
+    total = sum(loss.weights[name] * per_token[name] for name in per_token)
+    grad_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(total) & jnp.isfinite(grad_norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+    updated = TrainState(state.step + 1, optax.apply_updates(state.trainable, updates), opt_state)
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+    metrics = {'loss': total, 'grad_norm': grad_norm, 'learning_rate': schedule(state.step), 'finite': finite}
+    metrics |= {f'{name}_nats': value for name, value in per_token.items()}
+    metrics |= {f'{name}_tokens': value for name, value in tokens.items()}
+    return kept, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
 
 def accumulate(

@@ -44,7 +44,7 @@ def compare_config(workdir: Path, config: Any) -> list[str]:
     """
     changes = {}
     if (workdir / 'config.json').exists():
-        old, new = _flat(to_mapping(read_config(workdir, type(config)))), _flat(to_mapping(config))
+        old, new = flat(to_mapping(read_config(workdir, type(config)))), flat(to_mapping(config))
         changes = {key: f'{key}: {old[key]} -> {new[key]}' for key in new if old[key] != new[key]}
         fixed = [text for key, text in changes.items() if not key.startswith(CHANGEABLE)]
         if fixed:
@@ -55,11 +55,12 @@ def compare_config(workdir: Path, config: Any) -> list[str]:
     return list(changes.values())
 
 
-def _flat(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-    flat = {}
+def flat(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Nested settings as {'a.b.c': value}."""
+    found = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f'{prefix}{key}.')
+            found |= flat(value, f'{prefix}{key}.')
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found

@@ -30,6 +30,7 @@ def failed(capsys, *said: str) -> None:
 CONFIGS = {
     'fails.py': 'def get_config():\n    return 1 / 0\n',
     'none.py': 'x = 1\n',
+    'returns_none.py': 'def get_config():\n    pass\n',
     'syntax.py': 'def get_config(:\n',
     'config.txt': 'seed = 1\n',
 }
@@ -137,6 +138,7 @@ def test_train_refuses_a_workdir_that_is_a_file(here, tiny_config_file, capsys):
         ('missing.py', 'no such file'),
         ('fails.py', 'ZeroDivisionError'),
         ('none.py', 'get_config'),
+        ('returns_none.py', 'to_dict'),
         ('syntax.py', 'SyntaxError'),
         ('config.txt', 'expected a Python file'),
         ('', 'no such file'),

@@ -1,5 +1,6 @@
 """Every verb as a user calls it, on a workdir of seconds."""
 
+import csv
 import importlib
 import io
 import json
@@ -84,7 +85,15 @@ def test_eval(finished_workdir, capsys):
     assert {row['n'] for row in rows} == {5}
     stored = json.loads((finished_workdir / 'results.json').read_text())
     assert stored.pop('rows') == rows
+    costs = stored.pop('costs')
+    assert list(costs) == METHODS
+    assert {len(cost) for cost in costs.values()} == {3}
     assert stored == {'split': 'test', 'source': stored['source'], 'seed': 0}
+    lines = list(csv.DictReader((finished_workdir / 'results.csv').open()))
+    assert [line['method'] for line in lines] == [row['method'] for row in rows]
+    assert {float(line['compression_flops']) for line in lines if line['method'] == 'pic'} == {
+        costs['pic']['compression_flops']
+    }
     assert '5 examples' in captured.err
 
 
@@ -92,7 +101,18 @@ def test_eval_prints_a_table_of_another_split(finished_workdir, capsys):
     assert main(['eval', f'--workdir={finished_workdir}', '--split=train', '--examples=5']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ['task', 'method', 'ratio', 'k', 'nats/token', 'share', 'of', 'gap']
-    assert [line.split()[1] for line in lines[1:]] == METHODS
+    assert [line.split()[1] for line in lines[1 : 1 + len(METHODS)]] == METHODS
+    assert lines[-len(METHODS) - 1].split() == [
+        'method',
+        'compression',
+        'GFLOPs',
+        'stored',
+        'bytes',
+        'first',
+        'token,',
+        'ms',
+    ]
+    assert [line.split()[0] for line in lines[-len(METHODS) :]] == METHODS
     assert (finished_workdir / 'results.json').exists()
 
 

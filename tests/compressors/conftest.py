@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pic_jax.compressors.llm import LLMCompressor
+from pic_jax.compressors import registry
 from pic_jax.config import CompressorConfig, LoraConfig
 from pic_jax.models.decoder import Decoder
 
@@ -35,7 +35,7 @@ def make_compressor(model):
     def make(method, model=model, **options):
         decoder, base = model
         options = {'ratio': 2, 'context_length': 16, 'lora': LoraConfig(rank=2, alpha=3.0)} | options
-        compressor = LLMCompressor(CompressorConfig.preset(method, **options), decoder)
+        compressor = registry.make_compressor(CompressorConfig.preset(method, **options), decoder)
         trainable = compressor.init(jax.random.key(1), base)
 
         def moved(path, leaf):

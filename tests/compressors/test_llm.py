@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pic_jax.compressors import windows
-from pic_jax.compressors.llm import LLMCompressor, decoder_memory
+from pic_jax.compressors.llm import LLMCompressor
+from pic_jax.compressors.slots import decoder_memory
 from pic_jax.config import (
     CONTEXT_SEES,
     LINEARS,

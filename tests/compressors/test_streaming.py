@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pic_jax.compressors import streaming
+from pic_jax.compressors.base import check_positions
 from pic_jax.compressors.llm import LLMCompressor
 from pic_jax.config import MEMORY_SEES_MEMORY, CompressorConfig
 from pic_jax.errors import ConfigError
@@ -70,7 +71,7 @@ def no_full_mask(monkeypatch):
     """A function that makes building the mask of a whole layout an error from now on."""
 
     def forbid():
-        def dense_mask(self):
+        def dense_mask(*_):
             raise AssertionError('the iterative form built the full mask')
 
         monkeypatch.setattr(Layout, 'dense_mask', dense_mask)
@@ -170,8 +171,8 @@ def test_one_wrong_mask_entry_shows(model, make_compressor, monkeypatch, query, 
     right = Layout.dense_mask
     flips = []
 
-    def wrong(layout):
-        mask = right(layout).copy()
+    def wrong(layout, *parts):
+        mask = right(layout, *parts).copy()
         mask[query, key] ^= True
         flips.append((query, key))
         return mask
@@ -265,7 +266,7 @@ def test_what_cannot_stream_is_refused_by_option(model, method, options, option)
 def test_a_stream_that_grows_too_long_is_refused(make_model, make_compressor, options, fits, keys):
     model = make_model(max_position_embeddings=24)
     compressor, trainable = make_compressor('pic', model, chunk_size=4, memory_sees_memory='previous', **options)
-    compressor.check_positions(24)
+    check_positions(compressor.decoder, 24)
     calls = []
 
     class Fake(LLMCompressor):

@@ -1,0 +1,175 @@
+"""IC-Former (In-Context Former, arXiv 2406.13618): digest vectors cross-attend to word embeddings; no target LLM runs.
+
+R rows (windows), n context tokens, k digests, S = n + k keys, D, N, H, F as in models/decoder.py.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from pic_jax.compressors.base import SPECIALS
+from pic_jax.compressors.projector import init_projector, project
+from pic_jax.compressors.slots import compress_windows
+from pic_jax.config import CompressorConfig, DecoderConfig, RopeConfig
+from pic_jax.masks import Layout, make_layout, num_embeddings
+from pic_jax.memory import Memory
+from pic_jax.models.attention import attend
+from pic_jax.models.decoder import Decoder, Linear, Mlp, Params, RMSNorm
+from pic_jax.models.rope import rotate, rotation
+
+RMS_NORM_EPS = 1e-6  # of the paper's configuration
+
+
+class CrossAttention(nn.Module):
+    """Queries from the digest stream, keys and values from the context stream."""
+
+    config: DecoderConfig
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x_RkD, context_RSD, query_rotation, key_rotation, mask_RkS):
+        config = self.config
+
+        def linear(name, x_RTD, features):
+            return Linear(features, False, self.dtype, self.param_dtype, name=name)(x_RTD)
+
+        def heads(name, x_RTD):
+            y = linear(name, x_RTD, config.num_attention_heads * config.head_dim)
+            return y.reshape(*y.shape[:-1], config.num_attention_heads, config.head_dim)
+
+        q_RkNH = rotate(heads('q_proj', x_RkD), *query_rotation)
+        k_RSNH = rotate(heads('k_proj', context_RSD), *key_rotation)
+        out_RkNH = attend(q_RkNH, k_RSNH, heads('v_proj', context_RSD), mask_RkS)
+        return linear('o_proj', out_RkNH.reshape(*x_RkD.shape[:-1], -1), config.hidden_size)
+
+
+class Layer(nn.Module):
+    """Pre-norm cross-attention and SwiGLU; the context stream, normalised by itself, is the same for every layer."""
+
+    config: DecoderConfig
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x_RkD, context_RSD, query_rotation, key_rotation, mask_RkS):
+        def norm(name):
+            return RMSNorm(self.config.rms_norm_eps, self.dtype, self.param_dtype, name=name)
+
+        attention = CrossAttention(self.config, self.dtype, self.param_dtype, name='cross_attn')
+        mlp = Mlp(self.config, self.dtype, self.param_dtype, name='mlp')
+        context_RSD = norm('context_layernorm')(context_RSD)
+        x_RkD = x_RkD + attention(norm('input_layernorm')(x_RkD), context_RSD, query_rotation, key_rotation, mask_RkS)
+        return x_RkD + mlp(norm('post_attention_layernorm')(x_RkD)), None
+
+
+class Digester(nn.Module):
+    """The stack of layers and the final norm."""
+
+    config: DecoderConfig
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, digests_RkD: jax.Array, words_RnD: jax.Array, positions_RS: jax.Array, mask_RkS: jax.Array):
+        """Digest states [R, k, D].
+
+        Args:
+          digests_RkD: where the digest stream starts; as keys and values, digests stay what they are here.
+          words_RnD: word embeddings of the context.
+          positions_RS: int32 position ids of [n tokens][k digests].
+          mask_RkS: bool, which of these each digest attends to.
+        """
+        n = words_RnD.shape[1]
+        x_RkD = digests_RkD.astype(self.dtype)
+        context_RSD = jnp.concatenate([words_RnD.astype(self.dtype), x_RkD], axis=1)
+        keys = rotation(self.config.rope, self.config.head_dim, positions_RS, self.dtype)
+        queries = tuple(table_RS1H[:, n:] for table_RS1H in keys)
+        layers = nn.scan(
+            nn.remat(Layer, prevent_cse=False) if self.remat else Layer,
+            variable_axes={'params': 0},
+            split_rngs={'params': True},
+            in_axes=(nn.broadcast,) * 4,
+            length=self.config.num_hidden_layers,
+        )(self.config, self.dtype, self.param_dtype, name='layers')
+        x_RkD, _ = layers(x_RkD, context_RSD, queries, keys, mask_RkS)
+        return RMSNorm(self.config.rms_norm_eps, self.dtype, self.param_dtype, name='norm')(x_RkD)
+
+
+@dataclasses.dataclass(frozen=True)
+class ICFormer:
+    """Digest i of a window sees the whole context (or its chunk) and digests 0 .. i, at the positions of the Layout."""
+
+    config: CompressorConfig
+    decoder: Decoder
+
+    @property
+    def encoder_config(self) -> DecoderConfig:
+        """As wide as the target; heads and inner size are the target's unless set."""
+        options, target = self.config.icformer, self.decoder.config
+        heads = options.heads or target.num_attention_heads
+        return dataclasses.replace(
+            target,
+            num_hidden_layers=options.layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            head_dim=options.head_dim or target.head_dim,
+            intermediate_size=options.intermediate_size or target.intermediate_size,
+            rms_norm_eps=RMS_NORM_EPS,
+            rope=RopeConfig(),
+            attention_bias=False,
+            mlp_bias=False,
+        )
+
+    @property
+    def digester(self) -> Digester:
+        """The stack of layers."""
+        return Digester(self.encoder_config, self.decoder.dtype, remat=self.decoder.remat)
+
+    def init(self, key: jax.Array, base: Params) -> dict[str, Any]:
+        """Digests and special vectors are zero and matrices N(0, 0.02), as in the authors' code.
+
+        Returns:
+          {'memory_embeddings': [m, D], 'special': {name: [D]}, 'icformer': {...}, 'projector': {...}}, float32.
+        """
+        layers_key, projector_key = jax.random.split(key)
+        D = self.decoder.config.hidden_size
+        row_1TD = jnp.zeros((1, 1, D))
+        positions_12, mask_112 = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 1, 2), bool)
+        weights = self.digester.init(layers_key, row_1TD, row_1TD, positions_12, mask_112)['params']
+        return {
+            'memory_embeddings': jnp.zeros((num_embeddings(self.config), D)),
+            'special': {name: jnp.zeros(D) for name in SPECIALS},
+            'icformer': weights,
+            'projector': init_projector(projector_key, self.config.projector, base, weights['norm']['weight']),
+        }
+
+    def compress(self, base: Params, trainable: dict[str, Any], tokens_BS: jax.Array, lengths_B: jax.Array) -> Memory:
+        """Reads `embed_tokens` of `base` and nothing else of it; time and memory grow with n k.
+
+        Raises:
+          ConfigError: the padded context does not fit the compressor's digests.
+        """
+        return compress_windows(self, base, trainable, tokens_BS, lengths_B)
+
+    def sight(self, layout: Layout) -> tuple[slice, slice]:
+        """Digests see tokens and digests."""
+        return slice(layout.num_tokens, None), slice(None)
+
+    def encode_windows(self, base, trainable, layout: Layout, tokens_Rn, positions_RS, mask_RTS) -> jax.Array:
+        """[R, k, D] final digests of R windows."""
+        words_RnD = self.decoder.apply({'params': base}, tokens_Rn, method='embed')
+        digests_kD = trainable['memory_embeddings'][layout.embedding_index]
+        digests_RkD = jnp.broadcast_to(digests_kD[None], (tokens_Rn.shape[0], *digests_kD.shape))
+        weights = {'params': trainable['icformer']}
+        return project(
+            trainable['projector'], self.digester.apply(weights, digests_RkD, words_RnD, positions_RS, mask_RTS)
+        )
+
+    def check_length(self, num_tokens: int) -> None:
+        """Refuses contexts that the learned digests do not reach."""
+        make_layout(self.config, min(num_tokens, self.config.window or num_tokens))

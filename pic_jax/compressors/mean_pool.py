@@ -1,0 +1,75 @@
+"""Mean pooling (arXiv 2510.20797): the context's own last states, averaged in groups of r; no memory tokens."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pic_jax.compressors.base import check_positions, init_specials
+from pic_jax.compressors.projector import init_projector, project
+from pic_jax.compressors.slots import compress_windows
+from pic_jax.config import CompressorConfig, DecoderConfig
+from pic_jax.masks import Layout, make_layout
+from pic_jax.memory import Memory
+from pic_jax.models.decoder import Decoder, Params
+from pic_jax.models.lora import adapted, init_lora
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanPool:
+    """The frozen target with an adapter reads the context; `encoder_attention` says in which directions."""
+
+    config: CompressorConfig
+    decoder: Decoder
+
+    def init(self, key: jax.Array, base: Params) -> dict[str, Any]:
+        """{'special': {name: [D]}, 'lora': {...}, 'projector': {...}}, float32."""
+        lora_key, projector_key, special_key = jax.random.split(key, 3)
+        return {
+            'special': init_specials(special_key, base),
+            'lora': init_lora(lora_key, base, self.config.lora),
+            'projector': init_projector(projector_key, self.config.projector, base, base['norm']['weight']),
+        }
+
+    def compress(self, base: Params, trainable: dict[str, Any], tokens_BS: jax.Array, lengths_B: jax.Array) -> Memory:
+        """A vector is the mean of the true tokens of its group; groups do not cross chunks.
+
+        Raises:
+          ConfigError: the padded context does not fit the model's positions.
+        """
+        return compress_windows(self, base, trainable, tokens_BS, lengths_B)
+
+    @property
+    def encoder_config(self) -> DecoderConfig:
+        """The target's shape."""
+        return self.decoder.config
+
+    def sight(self, layout: Layout) -> tuple[slice, slice]:
+        """Tokens see tokens."""
+        return slice(layout.num_tokens), slice(layout.num_tokens)
+
+    def encode_windows(self, base, trainable, layout: Layout, tokens_Rn, positions_RS, mask_RTS) -> jax.Array:
+        """[R, k, D] projected means of R windows."""
+        check_positions(self.decoder, _num_positions(layout))
+        r, n, k = self.config.ratio, layout.num_tokens, layout.num_slots
+        words_RnD = self.decoder.apply({'params': base}, tokens_Rn, method='embed')
+        variables = adapted(base, trainable['lora'], self.config.lora)
+        hidden_RnD, _ = self.decoder.apply(variables, words_RnD, positions_RS[:, :n], mask_RTS)
+        is_true_Rn1 = jnp.any(mask_RTS, axis=1)[..., None]  # every true token sees itself
+        hidden_RnD = jnp.where(is_true_Rn1, hidden_RnD.astype(jnp.float32), 0)
+        # r divides the chunk size, so group j is tokens j r .. (j + 1) r - 1 in chunks too.
+        groups_Rkr = [jnp.pad(x, ((0, 0), (0, k * r - n), (0, 0))).reshape(len(x), k, r, -1)
+                      for x in (hidden_RnD, is_true_Rn1)]  # fmt: skip
+        sum_RkD, count_Rk1 = (jnp.sum(x, axis=2) for x in groups_Rkr)
+        return project(trainable['projector'], (sum_RkD / jnp.maximum(count_Rk1, 1)).astype(self.decoder.dtype))
+
+    def check_length(self, num_tokens: int) -> None:
+        """Refuses contexts that pass the model's positions."""
+        window = min(num_tokens, self.config.window or num_tokens)
+        check_positions(self.decoder, _num_positions(make_layout(self.config, window)))
+
+
+def _num_positions(layout: Layout) -> int:
+    """How many position ids the tokens of a full window use."""
+    return int(layout.position[: layout.num_tokens].max()) + 1

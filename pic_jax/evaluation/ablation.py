@@ -1,0 +1,232 @@
+"""Ablations: many short trainings from one file of overrides, with one small JSON file for each.
+
+Rows that differ in seed or learning rate only are trained together (training/ensemble.py). Finished rows are skipped,
+so the same command goes on with the ones that are missing; what fails is listed and does not stop the rest.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import re
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from pic_jax.config import RunConfig, from_mapping, to_mapping
+from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.evaluation import harness, tables
+from pic_jax.files import read_json, write_text
+from pic_jax.run import open_run
+from pic_jax.training.ensemble import MEMBER_KEYS, train_members
+from pic_jax.training.workdir import flat
+
+Overrides = Mapping[str, Any]
+SCORED_ON = ('split', 'examples')
+
+
+class Row(NamedTuple):
+    """One training of a sweep: its overrides, and the settings they lead to or why they lead to none."""
+
+    overrides: Overrides
+    config: RunConfig | None
+    error: str | None = None
+
+    @property
+    def name(self) -> str:
+        """`ratio=8,seed=0`: names its file."""
+        parts = (f'{key.rpartition(".")[2]}={value}' for key, value in self.overrides.items())
+        return re.sub(r'[^\w.,=+-]', '_', ','.join(parts)) or 'default'
+
+
+def run_sweep(
+    rows: Sequence[Row], folder: Path, split: str, examples: int, note: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Trains and scores what is missing in a folder.
+
+    Args:
+      split: of the data to score on. examples: at the most. note: takes lines about the progress.
+
+    Returns:
+      the stored rows, in the order of `rows`, and {name: what went wrong} of the others.
+
+    Raises:
+      ConfigError: two rows share a name, or a stored row was made with other settings.
+    """
+    names = [row.name for row in rows]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f'the sweep has two rows {twice[0]}: expected overrides that differ')
+    missing = [row for row in rows if row.config and not is_stored(row, folder, split, examples)]
+    failures = {row.name: row.error for row in rows if row.error}
+    probe = folder / 'rows' / '.writable'  # fails before hours of training, not after
+    write_text(probe, '')
+    probe.unlink()
+    for group in groups(missing):
+        note(' '.join(row.name for row in group))
+        for name, error in run_group(group, folder, split, examples, note).items():
+            failures[name] = error.strip().splitlines()[-1]
+            write_text(folder / 'rows' / f'{name}.error.txt', error)
+            note(f'failed: {name}: {failures[name]}')
+    return [read_json(row_path(folder, row)) for row in rows if row_path(folder, row).is_file()], failures
+
+
+def groups(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows whose settings are equal but for MEMBER_KEYS, in order of first appearance."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        shared = {key: value for key, value in flat(to_mapping(row.config)).items() if key not in MEMBER_KEYS}
+        found.setdefault(json.dumps(shared, sort_keys=True), []).append(row)
+    return list(found.values())
+
+
+def run_group(
+    group: Sequence[Row], folder: Path, split: str, examples: int, note: Callable[[str], None]
+) -> dict[str, str]:
+    """Trains the rows of a group together and writes their files.
+
+    Returns:
+      {name: traceback or message} of what failed, whatever it was: it must not take other rows with it.
+    """
+    try:
+        first = open_run(group[0].config)
+        prefix = first.config.decoder_prefix
+        runs = [dataclasses.replace(first, config=dataclasses.replace(row.config, decoder_prefix=prefix))
+                for row in group]  # fmt: skip
+        records = harness.held_out(first, split)
+        outcomes, seconds = train_members(runs, note)
+    except Exception:
+        return {row.name: traceback.format_exc() for row in group}
+    failures = {}
+    for row, run, outcome in zip(group, runs, outcomes, strict=True):
+        try:
+            if outcome.error:
+                raise PicJaxError(outcome.error)
+            cells, _ = harness.evaluate(run, outcome.trainable, records, examples)
+            stored = {'name': row.name, 'overrides': dict(row.overrides), 'config': to_mapping(row.config)}
+            stored |= {'split': split, 'examples': examples, 'environment': environment()}
+            stored |= {'trained_together': len(group), 'together_s': round(seconds, 1)}
+            stored |= {'curve': outcome.curve, 'rows': tables.to_dicts(cells)}
+            write_text(row_path(folder, row), json.dumps(stored, indent=1, allow_nan=False) + '\n')
+            (folder / 'rows' / f'{row.name}.error.txt').unlink(missing_ok=True)
+        except Exception:
+            failures[row.name] = traceback.format_exc()
+    return failures
+
+
+def row_path(folder: Path, row: Row) -> Path:
+    """Where a finished row is kept."""
+    return folder / 'rows' / f'{row.name}.json'
+
+
+def is_stored(row: Row, folder: Path, split: str, examples: int) -> bool:
+    """Whether the row is there.
+
+    Raises:
+      ConfigError: it is, but was made with other settings.
+    """
+    path = row_path(folder, row)
+    if not path.is_file():
+        return False
+    stored = read_json(path)
+    made = flat(to_mapping(from_mapping(RunConfig, stored['config']))) | {key: stored[key] for key in SCORED_ON}
+    wanted = flat(to_mapping(row.config)) | {'split': split, 'examples': examples}
+    for key in wanted:
+        if made[key] != wanted[key]:
+            raise ConfigError(
+                f'{path} was made with {key}={made[key]}, this sweep has {wanted[key]}: '
+                'use another --workdir, or the same settings'
+            )
+    return True
+
+
+def environment() -> dict[str, Any]:
+    """What a number depends on beside its settings."""
+    import platform
+
+    import pic_jax
+
+    device = jax.devices()[0].device_kind
+    return {'pic_jax': pic_jax.__version__, 'jax': jax.__version__, 'machine': platform.machine(), 'device': device,
+            'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}  # fmt: skip
+
+
+class Point(NamedTuple):
+    """All seeds of one setting: `values` has one score per seed."""
+
+    setting: dict[str, Any]
+    values: dict[tuple[str, str], list[float]]
+
+
+def points(stored: Sequence[dict[str, Any]]) -> list[Point]:
+    """Scores of the swept method itself by (task, metric), seeds put together."""
+    found: dict[str, Point] = {}
+    for row in stored:
+        setting = {key: value for key, value in row['overrides'].items() if key != 'seed'}
+        point = found.setdefault(json.dumps(setting), Point(setting, {}))
+        for cell in row['rows']:
+            if cell['method'] == row['config']['compressor']['method'] and cell['value'] is not None:
+                point.values.setdefault((cell['task'], cell['metric']), []).append(cell['value'])
+    return list(found.values())
+
+
+def to_text(stored: Sequence[dict[str, Any]]) -> str:
+    """One line per setting, one column per metric: mean [lowest, highest] over seeds."""
+    found = points(stored)
+    settings = list(dict.fromkeys(key for point in found for key in point.setting))
+    cells = [cell for cell in dict.fromkeys(cell for point in found for cell in point.values)
+             if cell[0] != 'qa_by_position']  # fmt: skip
+    lines = [[*(key.rpartition('.')[2] for key in settings), 'seeds', *(' '.join(cell) for cell in cells)]]
+    for point in found:
+        seeds = max((len(values) for values in point.values.values()), default=0)
+        line = [str(point.setting.get(key, '')) for key in settings] + [str(seeds)]
+        lines.append(line + [_spread(point.values.get(cell, []), seeds) for cell in cells])
+    return tables.align(lines)
+
+
+def to_csv(stored: Sequence[dict[str, Any]]) -> str:
+    """One line per stored cell: the overrides of its row, then the columns of a result table."""
+    settings = list(dict.fromkeys(key for row in stored for key in row['overrides']))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator='\n')
+    writer.writerow([*settings, *(field.name for field in dataclasses.fields(harness.Row))])
+    for row in stored:
+        for cell in row['rows']:
+            writer.writerow([*(row['overrides'].get(key, '') for key in settings), *cell.values()])
+    return out.getvalue()
+
+
+def _spread(values: Sequence[float], seeds: int) -> str:
+    """Mean [lowest, highest], and of how many seeds where some have no value."""
+    if not values:
+        return '-'
+    of = '' if len(values) == seeds else f' of {len(values)}'
+    return f'{np.mean(values):.3f} [{min(values):.3f}, {max(values):.3f}]{of}'
+
+
+def series(stored: Sequence[dict[str, Any]], task: str, metric: str) -> tuple[str, dict[str, list]]:
+    """A metric against the first key that takes several numbers, a line for every combination of the other keys.
+
+    Returns:
+      the key, and {label: [(x, values of all seeds)] in order of x}; '' and {} where no key but the seed does.
+    """
+    found = points(stored)
+    swept: dict[str, set] = {}
+    for point in found:
+        for key, value in point.setting.items():
+            if type(value) in (int, float):
+                swept.setdefault(key, set()).add(value)
+    key = next((key for key, values in swept.items() if len(values) > 1), '')
+    lines: dict[str, list] = {}
+    for point in found if key else ():
+        values, x = point.values.get((task, metric)), point.setting.get(key)
+        if values and type(x) in (int, float):
+            others = {other: value for other, value in point.setting.items() if other != key}
+            label = ', '.join(f'{other.rpartition(".")[2]} {value}' for other, value in others.items()) or metric
+            lines.setdefault(label, []).append((x, values))
+    return key, {label: sorted(line) for label, line in lines.items()}

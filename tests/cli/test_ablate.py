@@ -1,0 +1,136 @@
+"""`pic-jax ablate` on a target of milliseconds."""
+
+import csv
+import json
+
+import pytest
+
+from pic_jax.cli.main import main
+from pic_jax.evaluation import ablation
+
+
+@pytest.fixture(scope='module')
+def sweep_file(tmp_path_factory, tiny_settings):
+    """Two ratios, two seeds, and a chunk size that the ratio does not divide."""
+    path = tmp_path_factory.mktemp('sweep') / 'sweep.py'
+    path.write_text(
+        'from pic_jax.config import default_config, grid\n\n\ndef get_config():\n    config = default_config()\n'
+        f'    config.update_from_flattened_dict({tiny_settings!r})\n    return config\n\n\n'
+        "def get_sweep():\n    rows = grid({'compressor.ratio': (2, 4), 'seed': (0, 1)})\n"
+        "    return rows + [{'compressor.ratio': 3, 'seed': 0}]\n"
+    )
+    return path
+
+
+@pytest.fixture(scope='module')
+def swept(sweep_file, tmp_path_factory):
+    """The workdir of a finished sweep. Not to be written to."""
+    workdir = tmp_path_factory.mktemp('swept')
+    assert main(['ablate', f'--config={sweep_file}', f'--workdir={workdir}']) == 1
+    return workdir
+
+
+def test_every_row_leaves_a_file_and_the_failed_one_a_line(swept, sweep_file, capsys):
+    assert sorted(path.name for path in (swept / 'rows').glob('*.json')) == [
+        'ratio=2,seed=0.json', 'ratio=2,seed=1.json', 'ratio=4,seed=0.json', 'ratio=4,seed=1.json',
+    ]  # fmt: skip
+    row = json.loads((swept / 'rows' / 'ratio=2,seed=1.json').read_text())
+    assert row['overrides'] == {'compressor.ratio': 2, 'seed': 1}
+    assert row['config']['compressor']['ratio'] == 2
+    assert row['config']['seed'] == 1
+    assert row['trained_together'] == 2
+    assert [record['step'] for record in row['curve']] == [0, 2, 4]
+    assert {cell['method'] for cell in row['rows']} >= {'pic', 'no_context', 'full_context'}
+    assert main(['ablate', f'--config={sweep_file}', f'--workdir={swept}']) == 1
+    out = capsys.readouterr()
+    assert 'failed: ratio=3,seed=0: compressor.chunk_size=8 is not valid: expected a multiple' in out.err
+    assert len(out.out.splitlines()) == 3  # heading and two settings
+
+
+def test_a_finished_row_is_not_trained_again(swept, sweep_file, monkeypatch, capsys):
+    def refuse(*_):
+        raise AssertionError('trained again')
+
+    monkeypatch.setattr(ablation, 'train_members', refuse)
+    assert main(['ablate', f'--config={sweep_file}', f'--workdir={swept}', '--json']) == 1
+    out = capsys.readouterr()
+    assert 'trained again' not in out.err
+    assert [row['name'] for row in json.loads(out.out)] == [
+        'ratio=2,seed=0', 'ratio=2,seed=1', 'ratio=4,seed=0', 'ratio=4,seed=1',
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('word', 'said'),
+    [
+        ('--config.train.steps=5', 'was made with train.steps=4, this sweep has 5'),
+        ('--examples=3', 'was made with examples=1000, this sweep has 3'),
+        ('--split=test', 'was made with split=validation, this sweep has test'),
+        ('--config.seed=3', '--config.seed=3 is not valid: the sweep sets that key'),
+    ],
+)
+def test_other_settings_are_refused(swept, sweep_file, capsys, word, said):
+    assert main(['ablate', f'--config={sweep_file}', f'--workdir={swept}', word]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_fails_is_listed_and_the_rest_goes_on(sweep_file, tmp_path, monkeypatch, capsys):
+    whole = ablation.train_members
+
+    def sometimes(runs, note):
+        if runs[0].config.compressor.ratio == 2:
+            raise RuntimeError('out of memory')
+        return whole(runs, note)
+
+    monkeypatch.setattr(ablation, 'train_members', sometimes)
+    assert main(['ablate', f'--config={sweep_file}', f'--workdir={tmp_path}']) == 1
+    err = capsys.readouterr().err
+    assert 'failed: ratio=2,seed=0: RuntimeError: out of memory' in err
+    assert 'in sometimes' in (tmp_path / 'rows' / 'ratio=2,seed=0.error.txt').read_text()
+    assert sorted(path.name for path in (tmp_path / 'rows').glob('*.json')) == [
+        'ratio=4,seed=0.json', 'ratio=4,seed=1.json',
+    ]  # fmt: skip
+
+
+def test_the_table_and_the_csv_hold_the_rows(swept):
+    stored = [json.loads(path.read_text()) for path in sorted((swept / 'rows').glob('*.json'))]
+    cells = [cell for row in stored[:2] for cell in row['rows']]
+    shares = [cell['value'] for cell in cells if (cell['method'], cell['metric']) == ('pic', 'gap_share')]
+    heading, first, _ = ablation.to_text(stored).splitlines()
+    assert heading.split()[:2] == ['ratio', 'seeds']
+    assert f'{sum(shares) / 2:.3f} [{min(shares):.3f}, {max(shares):.3f}]' in first
+    lines = list(csv.DictReader((swept / 'sweep.csv').open()))
+    assert len(lines) == sum(len(row['rows']) for row in stored)
+    assert {line['compressor.ratio'] for line in lines} == {'2', '4'}
+    key, drawn = ablation.series(stored, 'continuation', 'gap_share')
+    assert key == 'compressor.ratio'
+    assert [x for x, _ in drawn['gap_share']] == [2, 4]
+    assert drawn['gap_share'][0][1] == shares
+    assert drawn['gap_share'][1][1] != shares
+    assert (swept / 'plots' / 'continuation_gap_share.png').stat().st_size > 5000
+
+
+def test_two_rows_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ablation.ConfigError, match='two rows seed=0'):
+        ablation.run_sweep([ablation.Row({'seed': 0}, None, 'x')] * 2, tmp_path, 'test', 1, print)
+
+
+def test_a_sweep_of_names_has_a_table_and_no_plot(sweep_file, tmp_path, capsys):
+    """The row of the file's own method keeps what the file sets for it."""
+    path = tmp_path / 'methods.py'
+    text = sweep_file.read_text().partition('def get_sweep')[0]
+    rows = "[{'compressor.method': name} for name in ('pic', 'mean_pool')]"
+    path.write_text(f'{text}def get_sweep():\n    return {rows}\n')
+    assert main(['ablate', f'--config={path}', f'--workdir={tmp_path / "run"}', '--json']) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row['config']['compressor']['chunk_size'] for row in rows] == [8, None]
+    assert ablation.series(rows, 'continuation', 'gap_share') == ('', {})
+    assert [line.split()[0] for line in ablation.to_text(rows).splitlines()] == ['method', 'pic', 'mean_pool']
+
+
+@pytest.mark.parametrize('sweep', ['[]', '3', '[3]', '1 / 0'])
+def test_a_broken_sweep_is_bad_usage(sweep_file, tmp_path, capsys, sweep):
+    path = tmp_path / 'broken.py'
+    path.write_text(f'{sweep_file.read_text().partition("def get_sweep")[0]}def get_sweep():\n    return {sweep}\n')
+    assert main(['ablate', f'--config={path}', f'--workdir={tmp_path / "run"}']) == 2
+    assert f'--config={path}' in capsys.readouterr().err
