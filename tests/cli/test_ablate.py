@@ -115,6 +115,7 @@ def test_two_rows_of_one_name_are_refused(tmp_path):
         ablation.run_sweep([ablation.Row({'seed': 0}, None, 'x')] * 2, tmp_path, 'test', 1, print)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_names_has_a_table_and_no_plot(sweep_file, tmp_path, capsys):
     """The row of the file's own method keeps what the file sets for it."""
     path = tmp_path / 'methods.py'

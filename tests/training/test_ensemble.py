@@ -48,6 +48,7 @@ def test_members_equal_separate_runs(make_run, tmp_path):
     assert min(np.abs(ends[0] - ends[1]).max(), np.abs(ends[1] - ends[2]).max()) > 1e-2
 
 
+@pytest.mark.slow
 def test_one_program_serves_all_members(make_run, monkeypatch):
     from pic_jax.training import ensemble
 
@@ -69,6 +70,7 @@ def test_one_program_serves_all_members(make_run, monkeypatch):
     assert sizes == [1] * STEPS
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_is_named_and_the_others_go_on(make_run):
     outcomes, _ = train_members([make_run(0, 1e-2), make_run(1, 1e30)], lambda line: None)
     assert outcomes[0].error is None
