@@ -4,8 +4,8 @@
         --config.train.steps=300 --workdir=runs/icae     (and the same for epl; both need PIC_JAX_ASSETS)
     python benchmarks/attention.py runs/icae runs/epl
 
-Each WORKDIR holds a trained icae or epl. Writes docs/attention_METHOD.png and benchmarks/results/attention/METHOD.json
-with the diagonality of every layer and of their mean, trained and untrained, on 32 validation documents.
+Each WORKDIR holds a trained icae or epl. Writes docs/attention_BASE_METHOD.png and
+benchmarks/results/attention/BASE_METHOD.json with the diagonality of every layer and of their mean, trained and untrained, on 12 validation documents.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 from provenance import provenance
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS, TOKENS = 32, 192
+DOCUMENTS, TOKENS = 12, 192
 
 
 def measure(workdir: str) -> None:
@@ -38,19 +38,20 @@ def measure(workdir: str) -> None:
         )
     tokens_BS = np.stack([context[:TOKENS] for context in contexts.values()][:DOCUMENTS])
     found = {}
-    for name, trainable in ('trained', trained.trainable), ('untrained', run.init_trainable()):
+    for state, trainable in ('trained', trained.trainable), ('untrained', run.init_trainable()):
         attention_Lkn = np.asarray(memory_attention(run, trainable, tokens_BS))
         layers = [diagonality(layer_kn, config.compressor.ratio) for layer_kn in attention_Lkn]
         mean = diagonality(attention_Lkn.mean(axis=0), config.compressor.ratio)
-        found[name] = {'layers': [round(value, 3) for value in layers], 'mean_of_layers': round(mean, 3)}
-        if name == 'trained':
+        found[state] = {'layers': [round(value, 3) for value in layers], 'mean_of_layers': round(mean, 3)}
+        if state == 'trained':
             method, k = config.compressor.method, attention_Lkn.shape[1]
             title = f'{method}, {TOKENS} tokens in {k} vectors: diagonality {mean:.2f}'
-            plots.plot_attention(ROOT / 'docs' / f'attention_{method}.png', attention_Lkn, title)
+            name = f'{Path(config.base).name}_{method}'
+            plots.plot_attention(ROOT / 'docs' / f'attention_{name}.png', attention_Lkn, title)
     row = {'method': config.compressor.method, 'ratio': config.compressor.ratio, 'steps': config.train.steps,
            'base': config.base, 'objective': dataclasses.asdict(config.objective), 'documents': len(tokens_BS),
            'tokens': TOKENS, **found, **provenance(config.seed)}  # fmt: skip
-    out = ROOT / 'benchmarks' / 'results' / 'attention' / f'{config.compressor.method}.json'
+    out = ROOT / 'benchmarks' / 'results' / 'attention' / f'{name}.json'
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(row, indent=1) + '\n')
     print(json.dumps(found))
