@@ -1,11 +1,10 @@
 """Where the memory vectors of global compressors look, before and after training: the observation behind PIC.
 
-    pic-jax train --config=configs/tinystories.py --config.compressor.method=icae --config.objective.ae=1.0 \
-        --config.train.steps=300 --workdir=runs/icae     (and the same for epl; both need PIC_JAX_ASSETS)
-    python benchmarks/attention.py runs/icae runs/epl
+    python benchmarks/attention.py runs/headline/main-0.002-epl-s0-1/qa4 [...]
 
 Each WORKDIR holds a trained icae or epl. Writes docs/attention_BASE_METHOD.png and
-benchmarks/results/attention/BASE_METHOD.json with the diagonality of every layer and of their mean, trained and untrained, on 12 validation documents.
+benchmarks/results/attention/BASE_METHOD.json with the diagonality of every layer and of their mean, trained and
+untrained, on 12 validation documents.
 """
 
 import argparse
