@@ -1,6 +1,5 @@
 """One training step: one optimizer update, gradients with respect to the trained parameters only."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,7 +30,10 @@ def init_state(trainable: Any, optimizer: OptimizerConfig, steps: int) -> TrainS
 
 def make_train_step(loss: Loss, optimizer_config: OptimizerConfig, config: TrainConfig) -> StepFn:
     """`update` at the configured learning rate, jitted; the state is donated."""
-    step = functools.partial(update, loss, optimizer_config, config, optimizer_config.learning_rate)
+
+    def step(state: TrainState, frozen: Any, batch: Batch):
+        return update(loss, optimizer_config, config, optimizer_config.learning_rate, state, frozen, batch)
+
     return jax.jit(step, donate_argnums=0)
 
 
@@ -41,7 +43,10 @@ def make_ensemble_step(loss: Loss, optimizer_config: OptimizerConfig, config: Tr
     Every leaf of states, batches and metrics has a leading axis E; the frozen parameters are shared. The states are
     donated.
     """
-    step = functools.partial(update, loss, optimizer_config, config)
+
+    def step(peak: jax.Array, state: TrainState, frozen: Any, batch: Batch):
+        return update(loss, optimizer_config, config, peak, state, frozen, batch)
+
     return jax.jit(jax.vmap(step, in_axes=(0, 0, None, 0)), donate_argnums=1)
 
 

@@ -74,6 +74,7 @@ def test_other_settings_are_refused(swept, sweep_file, capsys, word, said):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_fails_is_listed_and_the_rest_goes_on(sweep_file, tmp_path, monkeypatch, capsys):
     whole = ablation.train_members
 
