@@ -100,7 +100,7 @@ def run_group(
                 for row in group]  # fmt: skip
         records = harness.held_out(first, split)
         outcomes, seconds = train_members(runs, note)
-    except Exception:
+    except Exception:  # reported with its traceback; other groups go on
         return {row.name: traceback.format_exc() for row in group}
     failures = {}
     for row, run, outcome in zip(group, runs, outcomes, strict=True):
@@ -114,7 +114,7 @@ def run_group(
             stored |= {'curve': outcome.curve, 'rows': tables.to_dicts(cells)}
             write_text(row_path(folder, row), json.dumps(stored, indent=1, allow_nan=False) + '\n')
             (folder / 'rows' / f'{row.name}.error.txt').unlink(missing_ok=True)
-        except Exception:
+        except Exception:  # likewise, for the other rows of the group
             failures[row.name] = traceback.format_exc()
     return failures
 

@@ -54,14 +54,12 @@ def costs(
             )
             if repeat:  # the first one compiles
                 waits[method].append(time.perf_counter() - started)
-    own = run.config.compressor.method
-    vectors = {own, 'shuffled_memory'}
-    flops = {own: encoder_flops(run, trainable), 'shuffled_memory': encoder_flops(run, trainable)}
+    flops = dict.fromkeys((run.config.compressor.method, 'shuffled_memory'), encoder_flops(run, trainable))
     D = run.decoder.config.hidden_size
     return {
         method: Cost(
             flops.get(method, 0.0),
-            BYTES * k[method] * (D if method in vectors else 1),
+            BYTES * k[method] * (D if method in flops else 1),
             statistics.median(waits[method]),
         )
         for method in methods
