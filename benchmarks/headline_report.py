@@ -217,10 +217,16 @@ def time_table() -> str:
     return table(heading, lines)
 
 
+def _options(options: list[str]) -> str:
+    """What a row changes in the preset; tokens of a chunk depend on the ratio, so they have names."""
+    named = [option.format(chunk='preset', two_chunks='2 x preset') for option in options]
+    return ' '.join(named) or 'as in the preset'
+
+
 def screening_table() -> str:
     """Options of PIC, and the learning rates of every method; validation."""
     lines = [
-        [row['label'], ' '.join(row['options']) or 'as in the preset', row['phase'], nats(value(row, 'nats_per_token')),
+        [row['label'], _options(row['options']), row['phase'], nats(value(row, 'nats_per_token')),
          share(value(row, 'em'))]
         for phase in ('screen1', 'screen2')
         for row in sorted(stored(phase), key=lambda row: value(row, 'nats_per_token'))
