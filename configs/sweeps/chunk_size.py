@@ -1,8 +1,7 @@
 """Which chunk size, at which ratio: pic on questions through the bundled model, three seeds.
 
     pic-jax ablate --config=configs/sweeps/chunk_size.py:words --workdir=runs/chunk_size_words --save
-    pic-jax ablate --config=configs/sweeps/chunk_size.py:answers --workdir=runs/chunk_size \
-        --start_from=runs/chunk_size_words
+    pic-jax ablate --config=configs/sweeps/chunk_size.py --workdir=runs/chunk_size --start_from=runs/chunk_size_words
 
 Every row learns words first, from its own fresh weights, and then to answer.
 """
