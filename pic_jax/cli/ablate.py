@@ -16,7 +16,7 @@ EXAMPLE = """examples:
 FILE defines get_config() and get_sweep(), a list of overrides like {'compressor.ratio': 8, 'seed': 0}.
 """
 TAKES_OVERRIDES = True
-METRICS = (('qa', 'em'), ('continuation', 'gap_share'), ('reconstruction', 'token_accuracy'))
+METRICS = (('qa', 'em'), ('icl', 'accuracy'), ('continuation', 'gap_share'), ('reconstruction', 'token_accuracy'))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
