@@ -282,7 +282,7 @@ class DataConfig:
     """Where examples come from and their shapes.
 
     Attributes:
-      source: a .jsonl, .txt/.md or SQuAD-format .json file, `hub:owner/name[:config]`, or `generated`.
+      source: a .jsonl, .txt/.md or SQuAD-format .json file, `hub:owner/name[:config[:split]]`, or `generated`.
       validation, test: how many groups are held out, counted from the end of the source: test is the last,
         validation the ones before it. A group is a document, or all questions of one article or context. For
         `generated`, how many documents of these splits are made.

@@ -20,7 +20,7 @@ second from the weights of the first, row by row:
   pic-jax ablate --config=configs/sweeps/chunk_size.py --workdir=runs/chunk_size --start_from=runs/words
 """
 TAKES_OVERRIDES = True
-METRICS = (('qa', 'em'), ('continuation', 'gap_share'), ('reconstruction', 'token_accuracy'))
+METRICS = (('qa', 'em'), ('icl', 'accuracy'), ('continuation', 'gap_share'), ('reconstruction', 'token_accuracy'))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from pic_jax.evaluation.harness import Row
 HEADINGS = {
     'nats_per_token': 'nats/token', 'gap_share': 'share of gap', 'em': 'exact match', 'f1': 'F1',
     'token_accuracy': 'token accuracy', 'bleu4': 'BLEU-4', 'prefix_em': 'prefix EM',
+    'rouge1': 'ROUGE-1', 'rougeL': 'ROUGE-L', 'accuracy': 'accuracy',
     'em_q1': 'EM, 1st quarter', 'em_q2': 'EM, 2nd quarter', 'em_q3': 'EM, 3rd quarter', 'em_q4': 'EM, 4th quarter',
 }  # fmt: skip
 
@@ -27,16 +28,13 @@ def to_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def to_text(rows: Sequence[Row], costs: Mapping[str, Cost] = types.MappingProxyType({})) -> str:
-    """One line per task and method, one column per metric, 95% intervals in brackets.
-
-    Recall by position has columns of its own and makes a second table, and so do the costs.
-    """
-    parts = [[row for row in rows if (row.task == 'qa_by_position') is by_position] for by_position in (False, True)]
+    """A table per task: one line per method, one column per metric, 95% intervals in brackets. The costs come last."""
+    parts = [[row for row in rows if row.task == task] for task in dict.fromkeys(row.task for row in rows)]
     lines = [['method', 'compression GFLOPs', 'stored bytes', 'first token, ms']]
     for method, cost in costs.items():
         flops, wait = f'{cost.compression_flops / 1e9:.4g}', f'{1e3 * cost.first_token_s:.2f}'
         lines.append([method, flops, f'{cost.stored_bytes:.0f}', wait])
-    return '\n\n'.join([*(_table(part) for part in parts if part), *([align(lines)] if costs else [])])
+    return '\n\n'.join([*map(_table, parts), *([align(lines)] if costs else [])])
 
 
 def to_csv(rows: Sequence[Row], costs: Mapping[str, Cost]) -> str:
@@ -52,15 +50,16 @@ def to_csv(rows: Sequence[Row], costs: Mapping[str, Cost]) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
+    """Of the rows of one task."""
     metrics = [metric for metric in HEADINGS if any(row.metric == metric for row in rows)]
     lines = [['task', 'method', 'ratio', 'k', *(HEADINGS[metric] for metric in metrics)]]
-    cells = {(row.task, row.method, row.metric): row for row in rows}
-    for task, method in dict.fromkeys((row.task, row.method) for row in rows):
-        any_row = next(row for row in rows if (row.task, row.method) == (task, method))
+    cells = {(row.method, row.metric): row for row in rows}
+    for method in dict.fromkeys(row.method for row in rows):
+        any_row = next(row for row in rows if row.method == method)
         ratio = f'{any_row.ratio:.1f}x' if math.isfinite(any_row.ratio) else '-'
-        line = [task, method, ratio, f'{any_row.k:.1f}'.removesuffix('.0')]
+        line = [any_row.task, method, ratio, f'{any_row.k:.1f}'.removesuffix('.0')]
         for metric in metrics:
-            row = cells.get((task, method, metric))
+            row = cells.get((method, metric))
             line.append(f'{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]' if row else '-')
         lines.append(line)
     return align(lines)
