@@ -117,7 +117,7 @@ def _checked(name: str, view: Callable[[dict[str, Any]], list[Html]], stored: di
 
 def _results(workdir: Path, stored: dict[str, Any]) -> list[Html]:
     parts = [
-        element('p', f'Scored on the split {stored.get("split")} of {stored.get("source")}. Brackets hold 95% bootstrap '
+        element('p', f'Scored on the split {stored.get("split")} of {stored.get("source")}. Brackets: 95% bootstrap '
                      'intervals. Nats per token are better where lower, all other metrics where higher.')
     ]  # fmt: skip
     step, trained = stored.get('step'), _last_step(workdir)

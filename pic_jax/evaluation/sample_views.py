@@ -38,7 +38,8 @@ def written_views(samples: Sequence[Mapping[str, Any]]) -> list[Html]:
     return [
         element('h3', 'Reconstructions'),
         element('p', 'The context as it is written out again from memory: ', element('del', 'struck through'),
-                ' is missing, ', element('ins', 'underlined'), ' is not in the context.'),
+                ' is missing, ', element('ins', 'underlined'), ' is not in the context. ', _key('partly'),
+                ' keeps half of the words or more.'),
         element('div', joined(cards), class_='cards'),
     ]  # fmt: skip
 
@@ -47,7 +48,7 @@ _SIGNS = {'right': '✓', 'partly': '≈', 'wrong': '✗'}
 
 
 def _key(kind: str) -> Html:
-    return element('span', f'{_SIGNS[kind]} {kind}', class_=f'mark {kind}')
+    return element('span', f'{_SIGNS[kind]}\xa0{kind}', class_=f'mark {kind}')
 
 
 def _mark(answer: Mapping[str, Any] | None, short: bool) -> Html:
@@ -57,7 +58,7 @@ def _mark(answer: Mapping[str, Any] | None, short: bool) -> Html:
     kind = 'right' if answer['em'] == 1 else 'partly' if answer['f1'] > 0 else 'wrong'
     if short:
         return element('span', _SIGNS[kind], element('span', f' {kind}', class_='unseen'), class_=f'mark {kind}')
-    return element('span', f'{_SIGNS[kind]} {kind}', f', F1 {answer["f1"]:.2f}' * (kind == 'partly'),
+    return element('span', f'{_SIGNS[kind]}\xa0{kind}', f', F1 {answer["f1"]:.2f}' * (kind == 'partly'),
                    class_=f'mark {kind}')  # fmt: skip
 
 
@@ -86,8 +87,8 @@ def _source(sample: Mapping[str, Any]) -> Html:
 def _reconstruction(number: int, sample: Mapping[str, Any]) -> Html:
     context, written = sample['context'].split(), sample['written'].split()
     shown, kept = differences(context[:_LONGEST], written[:_LONGEST])
-    kind = 'right' if sample['prefix_em'] == 1 and sample['written'] == sample['context'] else 'wrong'
-    kind = 'partly' if kind == 'wrong' and kept else kind
+    right = sample['prefix_em'] == 1 and sample['written'] == sample['context']
+    kind = 'right' if right else 'partly' if 2 * kept >= len(context[:_LONGEST]) else 'wrong'
     cut = f' Compared as far as the first {_LONGEST} words.' if max(len(context), len(written)) > _LONGEST else ''
     return element(
         'article',

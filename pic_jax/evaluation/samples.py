@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pic_jax.data.examples import TokenisedRecord
-from pic_jax.evaluation.harness import batches_of
+from pic_jax.evaluation.harness import batches_of, groups_of
 from pic_jax.evaluation.metrics import exact_match, f1, prefix_match
 from pic_jax.evaluation.reconstruction import reconstruct
 from pic_jax.run import Run
@@ -20,7 +20,7 @@ def collect(
     answers: Mapping[str, Sequence[str]],
     count: int = COUNT,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Samples at even distances over the records, so that they are about several contexts.
+    """Samples at even distances over the records, so that they are about several contexts; each is written out once.
 
     Args:
       records, answers: those that `harness.evaluate` has scored, and its answers.
@@ -30,14 +30,22 @@ def collect(
       `answers` and `reconstructions` as docs/FORMATS.md describes them; a list is empty where the run has no such
       objective. The chosen contexts are written out again, in batches of the shape that was scored.
     """
-    chosen = [index * len(records) // count for index in range(count)] if len(records) > count else range(len(records))
     names = run.config.objective.names
     found: dict[str, list[dict[str, Any]]] = {'answers': [], 'reconstructions': []}
     if 'ft' in names:
-        found['answers'] = [_answers(run, records[index], index, answers) for index in chosen]
+        found['answers'] = [_answers(run, records[index], index, answers) for index in _spread(len(records), count)]
     if 'ae' in names:
-        found['reconstructions'] = _reconstructions(run, trainable, [records[i] for i in chosen], len(records))
+        first: dict[bytes, TokenisedRecord] = {}
+        for context, record in zip(groups_of(records), records, strict=True):
+            first.setdefault(context, record)
+        chosen = [list(first.values())[index] for index in _spread(len(first), count)]
+        found['reconstructions'] = _reconstructions(run, trainable, chosen, len(records))
     return found
+
+
+def _spread(size: int, count: int) -> list[int]:
+    """At most `count` of the numbers below `size`, at even distances."""
+    return [index * size // count for index in range(count)] if size > count else list(range(size))
 
 
 def _answers(run: Run, record: TokenisedRecord, index: int, answers: Mapping[str, Sequence[str]]) -> dict[str, Any]:

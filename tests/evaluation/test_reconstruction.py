@@ -204,3 +204,9 @@ def test_samples_are_reconstructions_of_the_scored_records(run, texts):
         assert sample['written'] == run.tokenizer.decode(pair.written, skip_special_tokens=True)
         assert sample['prefix_em'] == prefix_match(pair.written, pair.context)
     assert len(samples.collect(run, trainable, texts, {})['reconstructions']) == 5
+
+
+def test_a_context_with_several_questions_is_a_sample_once(run, texts):
+    twice = [text for text in texts for _ in range(2)]
+    found = samples.collect(run, run.init_trainable(), twice, {}, count=5)
+    assert [sample['source'] for sample in found['reconstructions']] == [f'row {row}' for row in range(5)]

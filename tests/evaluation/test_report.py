@@ -118,8 +118,8 @@ def test_every_row_of_the_results_is_in_a_table(page, shared_report_workdir, hos
 def test_answers_are_marked_with_a_word_a_sign_and_a_class(page, hostile):
     samples = page.section('samples')
     assert samples.table('Answers to question 1')[1:] == [
-        ['pic', '✓ right', 'the Mill'], ['icae', '≈ partly, F1 0.67', 'mill town'],
-        ['no_context', '✗ wrong', hostile[1]], ['full_context', '✗ wrong', 'nothing'],
+        ['pic', '✓\xa0right', 'the Mill'], ['icae', '≈\xa0partly, F1 0.67', 'mill town'],
+        ['no_context', '✗\xa0wrong', hostile[1]], ['full_context', '✗\xa0wrong', 'nothing'],
     ]  # fmt: skip
     assert samples.table('Marks of 1 sample questions')[1:] == [
         ['pic', '✓ right'], ['icae', '≈ partly'], ['no_context', '✗ wrong'], ['full_context', '✗ wrong'],
@@ -131,11 +131,11 @@ def test_answers_are_marked_with_a_word_a_sign_and_a_class(page, hostile):
 
 def test_reconstructions_mark_what_is_missing_and_what_is_new(page, hostile):
     right, partly, empty = page.section('samples').all('article')[1:]
-    assert '✓ right 3 of 3 words kept, 100% of the tokens' in right.text
+    assert '✓\xa0right 3 of 3 words kept, 100% of the tokens' in right.text
     assert not right.all('del', 'ins')
-    assert '≈ partly 2 of 4 words kept, 25% of the tokens' in partly.text
+    assert '≈\xa0partly 2 of 4 words kept, 25% of the tokens' in partly.text
     assert [(node.tag, node.text) for node in partly.all('del', 'ins')] == [('del', 'b'), ('ins', 'x'), ('del', 'd')]
-    assert '✗ wrong 0 of' in empty.text
+    assert '✗\xa0wrong 0 of' in empty.text
     assert empty.all('del')[0].text == ' '.join(hostile[0].split()).replace('\x00', '\ufffd').replace(
         '\ud800', '\ufffd'
     )

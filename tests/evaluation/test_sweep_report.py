@@ -56,7 +56,7 @@ def test_every_cell_of_every_row_is_there(page, stored_rows):
         expected = [line[1:] for line in row_cells(from_dicts(row['rows']))]
         assert fold.table('qa: 12 examples') == expected
         assert fold.table('Validation: 3 of 3 records')[-1][1] == f'{row["curve"][-1]["loss"]:.4g}'
-        assert '✓ right' in fold.text
+        assert '✓\xa0right' in fold.text
 
 
 def test_rows_without_samples_are_shown(stored_rows, quick_pictures, parse_page):
