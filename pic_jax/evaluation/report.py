@@ -48,7 +48,7 @@ def run_page(workdir: Path) -> str:
     config = read_config(workdir)
 
     def of(name: str, view: Callable[[dict[str, Any]], list[Html]]) -> Section:
-        return lambda: _checked(name, view, _stored(workdir, name))
+        return lambda: checked(name, view, _stored(workdir, name))
 
     sections: dict[str, Section] = {
         'Results': of('results.json', functools.partial(_results, workdir)),
@@ -107,8 +107,12 @@ def _eval_command(workdir: Path) -> str:
     return f'pic-jax eval --workdir={shlex.quote(str(workdir))}'
 
 
-def _checked(name: str, view: Callable[[dict[str, Any]], list[Html]], stored: dict[str, Any]) -> list[Html]:
-    """What a view makes of a stored object, whose inside nobody has checked yet."""
+def checked(name: str, view: Callable[[Any], list[Html]], stored: Any) -> list[Html]:
+    """What a view makes of stored values, whose inside nobody has checked yet.
+
+    Raises:
+      PicJaxError: they are not as the view expects them; `name` says which.
+    """
     try:
         return view(stored)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -169,12 +173,11 @@ def _curves(workdir: Path, config: RunConfig) -> list[Html]:
         f'Curves of {", ".join(names)} over {records[-1]["step"]} steps; the table below has the validations',
         f'{", ".join(names)} over optimizer steps.',
     )
-    return [drawn, *validation_table(records)]
+    return [drawn, *validation_table([record for record in records if record['split'] == 'validation'])]
 
 
-def validation_table(records: Sequence[Mapping[str, Any]]) -> list[Html]:
-    """The validation records, folded; at even distances where there are many."""
-    found = [record for record in records if record['split'] == 'validation']
+def validation_table(found: Sequence[Mapping[str, Any]]) -> list[Html]:
+    """Validation records, folded; at even distances where there are many."""
     if not found:
         return []
     last = len(found) - 1

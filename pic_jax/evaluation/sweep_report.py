@@ -42,14 +42,12 @@ def sweep_page(name: str, stored: Stored, failures: Mapping[str, str]) -> str:
         swept = dict.fromkeys(key for row in stored for key in row['overrides'])
         facts |= {'Swept': ', '.join(swept), 'Scored on': f'{first["split"]}, at most {first["examples"]} examples'}
         facts |= {'Target model': first['config']['base'], 'Data': first['config']['data']['source']}
-        sections |= {
-            'Results': lambda: _results(stored),
-            'Validation curves': lambda: _curves(stored),
-            'Rows': lambda: [_row(row) for row in stored],
-            'Attention masks': lambda: _masks(stored),
-            'Configuration': lambda: _settings(stored),
-            'Environment': lambda: [_environments(stored)],
-        }
+        views = {
+            'Results': _results, 'Validation curves': _curves, 'Rows': _rows, 'Attention masks': _masks,
+            'Configuration': _settings, 'Environment': _environments,
+        }  # fmt: skip
+        for heading, view in views.items():
+            sections[heading] = functools.partial(report.checked, 'a file in rows/', view, stored)
     return report.assembled(f'Sweep {name}', facts, sections)
 
 
@@ -104,6 +102,10 @@ def _curves(stored: Stored) -> list[Html]:
     return [drawn]
 
 
+def _rows(stored: Stored) -> list[Html]:
+    return [_row(row) for row in stored]
+
+
 def _row(row: Mapping[str, Any]) -> Html:
     """One training, folded: its tables, its validations, its samples."""
     parts = [*report.result_tables(row['rows']), *report.validation_table(row['curve'])]
@@ -133,7 +135,7 @@ def _settings(stored: Stored) -> list[Html]:
     return parts
 
 
-def _environments(stored: Stored) -> Html:
+def _environments(stored: Stored) -> list[Html]:
     """A column for each environment that rows were made in; their times lie apart and are left out."""
     groups: dict[str, list[str]] = {}
     for row in stored:
@@ -141,4 +143,4 @@ def _environments(stored: Stored) -> Html:
         groups.setdefault(json.dumps(values), []).append(row['name'])
     columns = {f'{len(names)} rows, from {names[0]}': json.loads(values) for values, names in groups.items()}
     seeds = sorted({row['config']['seed'] for row in stored})
-    return report.environment_table(columns, {'seeds': ', '.join(map(str, seeds))})
+    return [report.environment_table(columns, {'seeds': ', '.join(map(str, seeds))})]

@@ -143,7 +143,7 @@ def sample_reconstructions() -> list[dict]:
 
 
 def curve(last: float) -> list[dict]:
-    return [{'step': step, 'split': 'validation', 'loss': 3.0 - step / 10 * (3.0 - last), 'ft_nats': 2.5}
+    return [{'step': step, 'loss': 3.0 - step / 10 * (3.0 - last), 'ft_nats': 2.5}
             for step in (0, 5, 10)]  # fmt: skip
 
 
@@ -154,7 +154,9 @@ def make_workdir(folder: Path) -> Path:
     workdir = folder / 'run <b>'
     write_config(workdir, make_config())
     train = [{'step': step, 'split': 'train', 'loss': 2.5, 'ft_nats': 2.0, 'ae_nats': 1.0} for step in range(1, 11)]
-    records = sorted(train + curve(1.0), key=lambda record: record['step'])
+    records = sorted(
+        train + [{'split': 'validation', **record} for record in curve(1.0)], key=lambda record: record['step']
+    )
     (workdir / 'metrics.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
     cost = {'compression_flops': 2.5e9, 'stored_bytes': 768.0, 'first_token_s': 0.0125}
     results = {'split': 'test', 'source': HOSTILE, 'seed': 0, 'step': 10, 'bleu_signature': HOSTILE}

@@ -160,7 +160,7 @@ def test_pictures_are_those_of_the_run(page, shared_report_workdir, tmp_path):
 
 
 def test_many_validations_are_thinned_out_to_both_ends(parse_page):
-    records = [{'step': step, 'split': 'validation', 'loss': 0.5} for step in range(100)]
+    records = [{'step': step, 'loss': 0.5} for step in range(100)]
     (part,) = report.validation_table(records)
     lines = parse_page(f'<html>{part}</html>').table('Validation: 30 of 100 records')[1:]
     steps = [int(line[0]) for line in lines]

@@ -105,3 +105,11 @@ def test_labels_with_dollar_signs_are_drawn(stored_rows, parse_page):
     page = parse_page(sweep_report.sweep_page('paths', stored_rows, {}))
     assert 'Parts of this page are missing' not in page.text
     assert len(page.section('validation-curves').all('img')) == 1
+
+
+def test_a_row_that_is_not_as_it_should_be_costs_its_part_of_the_page(stored_rows, quick_pictures, parse_page):
+    del stored_rows[1]['environment']
+    page = parse_page(sweep_report.sweep_page('old', stored_rows, {}))
+    assert "a file in rows/ is not as docs/FORMATS.md says: KeyError('environment')" in page.section('environment').text
+    assert 'Parts of this page are missing: Environment.' in page.text
+    assert page.section('results').all('table')
