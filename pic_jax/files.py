@@ -19,7 +19,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise PicJaxError(f'{path}: no such file')
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text('utf-8'))
     except ValueError as error:
         raise PicJaxError(f'{path}: not valid JSON ({error})') from error
     if not isinstance(values, dict):
@@ -59,4 +59,4 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         raise PicJaxError(f'{path}: cannot be written: {error.strerror}') from error
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, 'utf-8')

@@ -20,7 +20,6 @@ second from the weights of the first, row by row:
   pic-jax ablate --config=configs/sweeps/chunk_size.py --workdir=runs/chunk_size --start_from=runs/words
 """
 TAKES_OVERRIDES = True
-METRICS = (('qa', 'em'), ('icl', 'accuracy'), ('continuation', 'gap_share'), ('reconstruction', 'token_accuracy'))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table; writes sweep.csv and, where a number is swept, plots into the workdir; 1 if a row failed."""
+    """Prints the table; writes sweep.csv, report.html and, where a number is swept, plots; 1 if a row failed."""
     from pic_jax.errors import ConfigError
     from pic_jax.evaluation import ablation, plots
+    from pic_jax.evaluation.sweep_report import write_sweep_report
     from pic_jax.files import write_text
 
     if args.examples < 1:
@@ -66,13 +66,14 @@ def run(args: argparse.Namespace) -> int:
     if stored:
         write_text(workdir / 'sweep.csv', ablation.to_csv(stored))
         print(json.dumps(stored, indent=1) if args.json else ablation.to_text(stored))
-    for task, metric in METRICS:
+    for task, metric in ablation.PLOTTED:
         key, lines = ablation.series(stored, task, metric)
         if lines:
             path = workdir / 'plots' / f'{task}_{metric}.png'
             path.parent.mkdir(parents=True, exist_ok=True)
             plots.plot_sweep(path, lines, key, f'{task}: {metric}')
             print(path, file=sys.stderr)
+    print(write_sweep_report(workdir, stored, failures), file=sys.stderr)
     for name, error in failures.items():
         print(f'failed: {name}: {error}', file=sys.stderr)
     return 1 if failures else 0

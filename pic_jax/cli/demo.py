@@ -80,7 +80,6 @@ def demo_config() -> Any:
 def run(args: argparse.Namespace) -> int:
     """Runs the demo; a second run in the same workdir reuses what is already trained."""
     from pic_jax.api import load
-    from pic_jax.cli.plot import draw_mask
     from pic_jax.evaluation import plots, tables
     from pic_jax.files import write_text
     from pic_jax.interop import contexts
@@ -103,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     say('drawing')
     curves = {method: plots.read_metrics(folder / 'metrics.jsonl') for method, folder in folders.items()}
     plots.plot_curves(workdir / 'loss.png', curves, ('ft_nats',))
-    draw_mask(workdir / 'mask.png', pic.run.config)
+    plots.draw_mask(workdir / 'mask.png', pic.run.config)
     bars = [dict(method=r.method, value=r.value, low=r.low, high=r.high) for r in rows if r.metric == 'em']
     plots.plot_bars(workdir / 'exact_match.png', bars, 'questions answered exactly', 'What is left after compression')
 

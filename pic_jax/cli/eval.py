@@ -24,15 +24,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table; writes results.json and results.csv (and answers.json for questions) into the workdir."""
+    """Prints the table; writes results.json, results.csv, samples.json and report.html into the workdir.
+
+    For questions also answers.json.
+    """
     from pic_jax.api import load
     from pic_jax.cli.settings import resolve
     from pic_jax.config import to_mapping
     from pic_jax.errors import ConfigError
-    from pic_jax.evaluation import harness, metrics, tables
+    from pic_jax.evaluation import harness, metrics, report, samples, tables
     from pic_jax.evaluation.costs import costs
+    from pic_jax.evaluation.environment import record_environment
     from pic_jax.files import write_text
     from pic_jax.run import check_fits
+    from pic_jax.training.checkpoint import newest_step
 
     if args.examples < 1:
         raise ConfigError(f'--examples={args.examples} is not valid: expected a positive number')
@@ -50,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         f'scoring {min(len(records), args.examples)} examples of {config.data.source} ({args.split})', file=sys.stderr
     )
     rows, answers = harness.evaluate(run, trained.trainable, records, args.examples)
-    origin = {'split': args.split, 'source': config.data.source, 'seed': config.seed}
+    origin = {'split': args.split, 'source': config.data.source, 'seed': config.seed, 'step': newest_step(run, workdir)}
     if any(row.metric == 'bleu4' for row in rows):
         origin['bleu_signature'] = metrics.bleu_signature()
     if any(row.metric in metrics.ROUGE for row in rows):
@@ -63,5 +68,9 @@ def run(args: argparse.Namespace) -> int:
     write_text(workdir / 'results.csv', tables.to_csv(rows, spent))
     if answers:
         write_text(workdir / 'answers.json', json.dumps(answers, indent=1) + '\n')
+    shown = samples.collect(run, trained.trainable, records[: args.examples], answers)
+    write_text(workdir / samples.NAME, json.dumps(shown, indent=1) + '\n')
+    record_environment(workdir, 'eval')
+    print(report.write_report(workdir), file=sys.stderr)
     print(json.dumps(tables.to_dicts(rows), indent=1) if args.json else tables.to_text(rows, spent))
     return 0

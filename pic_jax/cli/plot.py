@@ -4,9 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pic_jax.config import RunConfig
 from pic_jax.errors import ConfigError, PicJaxError
-from pic_jax.masks import make_layout
 from pic_jax.training.workdir import read_config
 
 HELP = 'draw loss curves and the attention mask of one or more workdirs'
@@ -14,7 +12,6 @@ EXAMPLE = """examples:
   pic-jax plot runs/pic
   pic-jax plot runs/icae runs/pic --out comparison
 """
-_MASK_TOKENS = 96
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,29 +46,6 @@ def run(args: argparse.Namespace) -> int:
     names = tuple(f'{name}_nats' for name in config.objective.names)
     plots.plot_curves(out / 'loss.png', runs, names)
     print(out / 'loss.png')
-    draw_mask(out / 'mask.png', config)
+    plots.draw_mask(out / 'mask.png', config)
     print(out / 'mask.png')
     return 0
-
-
-def mask_tokens(config: RunConfig) -> int:
-    """How many context tokens the picture shows: about 96 in whole chunks, at least two chunks, one window."""
-    chunk = config.compressor.chunk_size or 1
-    whole_chunks = max(_MASK_TOKENS // chunk, 2) * chunk
-    longest = min(config.data.context_length, config.compressor.window or config.data.context_length)
-    return min(whole_chunks, longest)
-
-
-def draw_mask(path: Path, config: RunConfig) -> None:
-    """Draws the encoder's mask for one window of `mask_tokens(config)` tokens."""
-    from pic_jax.evaluation import plots
-
-    compressor = config.compressor
-    layout = make_layout(compressor, mask_tokens(config))
-    title = f'{compressor.method}, ratio {compressor.ratio}: {layout.num_tokens} tokens to {layout.num_slots} vectors'
-    if compressor.chunk_size:
-        title += (
-            f'\nchunk size {compressor.chunk_size}, context sees {compressor.context_sees}, '
-            f'memory sees {compressor.memory_sees_memory}'
-        )
-    plots.plot_mask(path, layout.dense_mask(), layout.kind, layout.chunk, title)

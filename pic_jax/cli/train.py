@@ -1,6 +1,7 @@
 """`pic-jax train`: trains a compressor; the same command with the same workdir resumes."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from pic_jax.cli import settings
@@ -14,11 +15,16 @@ add_arguments = settings.add_arguments
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains; prints the workdir."""
+    """Trains; prints the workdir, where it leaves report.html."""
     config = settings.resolve(settings.load_file(args.config), args.overrides)
+    from pic_jax.evaluation.environment import record_environment
+    from pic_jax.evaluation.report import write_report
     from pic_jax.run import open_run
     from pic_jax.training.loop import train
 
-    train(open_run(config), Path(args.workdir))
+    workdir = Path(args.workdir)
+    train(open_run(config), workdir)
+    record_environment(workdir, 'train')
+    print(write_report(workdir), file=sys.stderr)
     print(args.workdir)
     return 0

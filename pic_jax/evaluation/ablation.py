@@ -9,18 +9,17 @@ import dataclasses
 import io
 import json
 import re
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from pic_jax.config import RunConfig, from_mapping, to_mapping
 from pic_jax.errors import ConfigError, PicJaxError
-from pic_jax.evaluation import harness, tables
+from pic_jax.evaluation import harness, samples, tables
+from pic_jax.evaluation.environment import environment
 from pic_jax.files import read_json, write_text
 from pic_jax.run import open_run
 from pic_jax.training.ensemble import MEMBER_KEYS, train_members
@@ -30,6 +29,9 @@ from pic_jax.training.workdir import flat
 
 Overrides = Mapping[str, Any]
 SCORED_ON = ('split', 'examples')
+SAMPLES = 2  # kept of every row
+# What is plotted against a swept number, and shown first.
+PLOTTED = (('qa', 'em'), ('icl', 'accuracy'), ('continuation', 'gap_share'), ('reconstruction', 'token_accuracy'))
 
 
 class Row(NamedTuple):
@@ -115,11 +117,12 @@ def run_group(
                 raise PicJaxError(outcome.error)
             if save:
                 write_weights(weights_folder(folder, row), run.config, outcome.trainable)
-            cells, _ = harness.evaluate(run, outcome.trainable, records, examples)
+            cells, answers = harness.evaluate(run, outcome.trainable, records, examples)
+            shown = samples.collect(run, outcome.trainable, records[:examples], answers, SAMPLES)
             stored = {'name': row.name, 'overrides': dict(row.overrides), 'config': to_mapping(row.config)}
             stored |= {'split': split, 'examples': examples, 'environment': environment()}
             stored |= {'trained_together': len(group), 'together_s': round(seconds, 1)}
-            stored |= {'curve': outcome.curve, 'rows': tables.to_dicts(cells)}
+            stored |= {'curve': outcome.curve, 'rows': tables.to_dicts(cells), 'samples': shown}
             write_text(row_path(folder, row), json.dumps(stored, indent=1, allow_nan=False) + '\n')
             (folder / 'rows' / f'{row.name}.error.txt').unlink(missing_ok=True)
         except Exception:  # likewise, for the other rows of the group
@@ -163,17 +166,6 @@ def is_stored(row: Row, folder: Path, split: str, examples: int) -> bool:
     return True
 
 
-def environment() -> dict[str, Any]:
-    """What a number depends on beside its settings."""
-    import platform
-
-    import pic_jax
-
-    device = jax.devices()[0].device_kind
-    return {'pic_jax': pic_jax.__version__, 'jax': jax.__version__, 'machine': platform.machine(), 'device': device,
-            'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}  # fmt: skip
-
-
 class Point(NamedTuple):
     """All seeds of one setting: `values` has one score per seed."""
 
@@ -195,6 +187,11 @@ def points(stored: Sequence[dict[str, Any]]) -> list[Point]:
 
 def to_text(stored: Sequence[dict[str, Any]]) -> str:
     """One line per setting, one column per metric: mean [lowest, highest] over seeds."""
+    return tables.align(setting_cells(stored))
+
+
+def setting_cells(stored: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The heading and the lines of `to_text` as cells."""
     found = points(stored)
     settings = list(dict.fromkeys(key for point in found for key in point.setting))
     cells = [cell for cell in dict.fromkeys(cell for point in found for cell in point.values)
@@ -204,7 +201,7 @@ def to_text(stored: Sequence[dict[str, Any]]) -> str:
         seeds = max((len(values) for values in point.values.values()), default=0)
         line = [str(point.setting.get(key, '')) for key in settings] + [str(seeds)]
         lines.append(line + [_spread(point.values.get(cell, []), seeds) for cell in cells])
-    return tables.align(lines)
+    return lines
 
 
 def to_csv(stored: Sequence[dict[str, Any]]) -> str:

@@ -17,11 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from pic_jax.config import RunConfig
 from pic_jax.errors import PicJaxError
 from pic_jax.files import replacing
+from pic_jax.masks import Layout, make_layout
 
 SPLITS = ('train', 'validation')
-_DPI = 150
+_MASK_TOKENS = 96
+DPI = 150
 # What a cell shows -> its colour; the order is the code in the picture.
 _CELLS = {
     'not seen': '#f4f4f4',
@@ -37,7 +40,7 @@ MARKERS = 'osD^vP*'
 def _save(path: str | os.PathLike, figure: Figure) -> None:
     """Writes the PNG; what was there stays until the new file is whole."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, format='png', dpi=_DPI)
+        figure.savefig(temporary, format='png', dpi=DPI)
 
 
 def plot_mask(
@@ -75,6 +78,32 @@ def plot_mask(
     lines = [Line2D([], [], color='#777777', linewidth=0.8, label='chunk boundary')] if len(borders) else []
     figure.legend(handles=shown + lines, loc='outside lower center', ncols=2, frameon=False)
     _save(path, figure)
+
+
+def mask_tokens(config: RunConfig) -> int:
+    """How many context tokens the picture shows: about 96 in whole chunks, at least two chunks, one window."""
+    chunk = config.compressor.chunk_size or 1
+    whole_chunks = max(_MASK_TOKENS // chunk, 2) * chunk
+    longest = min(config.data.context_length, config.compressor.window or config.data.context_length)
+    return min(whole_chunks, longest)
+
+
+def draw_mask(path: Path, config: RunConfig) -> None:
+    """Draws the encoder's mask for one window of `mask_tokens(config)` tokens."""
+    layout = make_layout(config.compressor, mask_tokens(config))
+    plot_mask(path, layout.dense_mask(), layout.kind, layout.chunk, mask_title(layout))
+
+
+def mask_title(layout: Layout) -> str:
+    """What the picture of a layout shows, in one line or two."""
+    compressor = layout.config
+    title = f'{compressor.method}, ratio {compressor.ratio}: {layout.num_tokens} tokens to {layout.num_slots} vectors'
+    if compressor.chunk_size:
+        title += (
+            f'\nchunk size {compressor.chunk_size}, context sees {compressor.context_sees}, '
+            f'memory sees {compressor.memory_sees_memory}'
+        )
+    return title
 
 
 def plot_attention(path: str | os.PathLike, attention_Lkn: np.ndarray, title: str) -> None:
@@ -143,6 +172,8 @@ def _record(where: str, line: bytes) -> dict[str, Any]:
 def plot_curves(path: str | os.PathLike, runs: Mapping[str, Sequence[dict]], metrics: Sequence[str]) -> None:
     """Draws metrics over steps: training as a thin line, validation as a line with markers.
 
+    Runs beyond the number of colours are dashed, then dotted.
+
     Args:
       path: the PNG file.
       runs: name of each run -> its records (`read_metrics`).
@@ -151,7 +182,8 @@ def plot_curves(path: str | os.PathLike, runs: Mapping[str, Sequence[dict]], met
     Raises:
       PicJaxError: no run has one of the metrics, or the file cannot be written.
     """
-    figure = Figure(figsize=(6.4, 0.6 + 3.4 * len(metrics)), layout='constrained')
+    legend_rows = -(-(len(runs) + len(SPLITS)) // 3)
+    figure = Figure(figsize=(6.4, 0.4 + 0.2 * legend_rows + 3.4 * len(metrics)), layout='constrained')
     for axes, metric in zip(figure.subplots(len(metrics), squeeze=False).flat, metrics, strict=True):
         for index, records in enumerate(runs.values()):
             for split, steps, values in _series(records, metric):
@@ -160,22 +192,35 @@ def plot_curves(path: str | os.PathLike, runs: Mapping[str, Sequence[dict]], met
                     if split == 'train'
                     else dict(linewidth=1.6, marker=MARKERS[index % len(MARKERS)], markersize=5)
                 )
-                axes.plot(steps, values, color=CURVES[index % len(CURVES)], **style)
+                axes.plot(steps, values, color=CURVES[index % len(CURVES)], linestyle=_dashes(index), **style)
         if not axes.lines:
             raise PicJaxError(f'metric {metric!r} is in no record of {", ".join(runs)}: expected {_fields(runs)}')
         axes.set_ylabel(metric)
         axes.grid(color='#dddddd', linewidth=0.5)
         axes.set_xlabel('step')
     handles = [
-        Line2D([], [], color=CURVES[index % len(CURVES)], marker=MARKERS[index % len(MARKERS)], label=name)
+        Line2D(
+            [],
+            [],
+            color=CURVES[index % len(CURVES)],
+            marker=MARKERS[index % len(MARKERS)],
+            linestyle=_dashes(index),
+            label=name,
+        )
         for index, name in enumerate(runs)
     ]
+    styles = {'train': dict(linewidth=0.7), 'validation': dict(linewidth=1.6, marker='o', markersize=5)}
+    splits = {record['split'] for records in runs.values() for record in records}
     handles += [
-        Line2D([], [], color='#777777', linewidth=0.7, label='train'),
-        Line2D([], [], color='#777777', linewidth=1.6, marker='o', markersize=5, label='validation'),
+        Line2D([], [], color='#777777', label=split, **style) for split, style in styles.items() if split in splits
     ]
     figure.legend(handles=handles, loc='outside upper center', ncols=min(3, len(handles)), frameon=False)
     _save(path, figure)
+
+
+def _dashes(index: int) -> str:
+    """The line of a run, so that those that share a colour differ."""
+    return ('-', '--', ':')[index // len(CURVES) % 3]
 
 
 def _series(records: Sequence[dict], metric: str) -> Iterator[tuple[str, list[int], list[float]]]:

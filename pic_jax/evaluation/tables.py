@@ -8,6 +8,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pic_jax.errors import PicJaxError
 from pic_jax.evaluation.costs import Cost
 from pic_jax.evaluation.harness import Row
 
@@ -27,14 +28,23 @@ def to_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
+def from_dicts(stored: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Rows that `to_dicts` wrote; None becomes nan, and for a ratio infinity.
+
+    Raises:
+      PicJaxError: a row has other keys.
+    """
+    absent = {field.name: math.nan for field in dataclasses.fields(Row)} | {'ratio': math.inf}
+    try:
+        return [Row(**{key: absent[key] if value is None else value for key, value in row.items()}) for row in stored]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise PicJaxError(f'a row of a table does not have the keys {", ".join(absent)} ({error})') from error
+
+
 def to_text(rows: Sequence[Row], costs: Mapping[str, Cost] = types.MappingProxyType({})) -> str:
     """A table per task: one line per method, one column per metric, 95% intervals in brackets. The costs come last."""
     parts = [[row for row in rows if row.task == task] for task in dict.fromkeys(row.task for row in rows)]
-    lines = [['method', 'compression GFLOPs', 'stored bytes', 'first token, ms']]
-    for method, cost in costs.items():
-        flops, wait = f'{cost.compression_flops / 1e9:.4g}', f'{1e3 * cost.first_token_s:.2f}'
-        lines.append([method, flops, f'{cost.stored_bytes:.0f}', wait])
-    return '\n\n'.join([*map(_table, parts), *([align(lines)] if costs else [])])
+    return '\n\n'.join(map(align, [*map(row_cells, parts), *([cost_cells(costs)] if costs else [])]))
 
 
 def to_csv(rows: Sequence[Row], costs: Mapping[str, Cost]) -> str:
@@ -49,20 +59,31 @@ def to_csv(rows: Sequence[Row], costs: Mapping[str, Cost]) -> str:
     return out.getvalue()
 
 
-def _table(rows: Sequence[Row]) -> str:
-    """Of the rows of one task."""
-    metrics = [metric for metric in HEADINGS if any(row.metric == metric for row in rows)]
-    lines = [['task', 'method', 'ratio', 'k', *(HEADINGS[metric] for metric in metrics)]]
-    cells = {(row.method, row.metric): row for row in rows}
-    for method in dict.fromkeys(row.method for row in rows):
-        any_row = next(row for row in rows if row.method == method)
+def row_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """A heading and one line of cells per task and method; a metric without a heading of its own has its name."""
+    found = dict.fromkeys(row.metric for row in rows)
+    metrics = [metric for metric in HEADINGS if metric in found]
+    metrics += [metric for metric in found if metric not in HEADINGS]
+    lines = [['task', 'method', 'ratio', 'k', *(HEADINGS.get(metric, metric) for metric in metrics)]]
+    cells = {(row.task, row.method, row.metric): row for row in rows}
+    for task, method in dict.fromkeys((row.task, row.method) for row in rows):
+        any_row = next(row for row in rows if (row.task, row.method) == (task, method))
         ratio = f'{any_row.ratio:.1f}x' if math.isfinite(any_row.ratio) else '-'
-        line = [any_row.task, method, ratio, f'{any_row.k:.1f}'.removesuffix('.0')]
+        line = [task, method, ratio, f'{any_row.k:.1f}'.removesuffix('.0')]
         for metric in metrics:
-            row = cells.get((method, metric))
+            row = cells.get((task, method, metric))
             line.append(f'{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]' if row else '-')
         lines.append(line)
-    return align(lines)
+    return lines
+
+
+def cost_cells(costs: Mapping[str, Cost]) -> list[list[str]]:
+    """A heading and one line of cells per method."""
+    lines = [['method', 'compression GFLOPs', 'stored bytes', 'first token, ms']]
+    for method, cost in costs.items():
+        flops, wait = f'{cost.compression_flops / 1e9:.4g}', f'{1e3 * cost.first_token_s:.2f}'
+        lines.append([method, flops, f'{cost.stored_bytes:.0f}', wait])
+    return lines
 
 
 def align(lines: Sequence[Sequence[str]]) -> str:

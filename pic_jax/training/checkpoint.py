@@ -87,6 +87,17 @@ def _leaves(tree: Any) -> dict[str, str]:
     }  # fmt: skip
 
 
+def newest_step(run: Run, workdir: Path) -> int | None:
+    """The step of the parameters that `restore_trainable` reads; None where the workdir has no checkpoint."""
+    if (workdir / weights.NAME).is_file() or not (workdir / 'checkpoints').is_dir():
+        return None
+    checkpoints = Checkpoints(workdir / 'checkpoints', run.config.train.keep_checkpoints)
+    try:
+        return checkpoints.latest_step
+    finally:
+        checkpoints.close()
+
+
 def restore_trainable(run: Run, workdir: Path) -> Any:
     """The trained parameters in a run's workdir: its newest checkpoint, or the file of weights that it holds instead.
 

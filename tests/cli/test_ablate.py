@@ -40,11 +40,15 @@ def test_every_row_leaves_a_file_and_the_failed_one_a_line(swept, sweep_file, ca
     assert row['config']['seed'] == 1
     assert row['trained_together'] == 2
     assert [record['step'] for record in row['curve']] == [0, 2, 4]
+    assert row['samples'] == {'answers': [], 'reconstructions': []}  # neither questions nor autoencoding
     assert {cell['method'] for cell in row['rows']} >= {'pic', 'no_context', 'full_context'}
     assert main(['ablate', f'--config={sweep_file}', f'--workdir={swept}']) == 1
     out = capsys.readouterr()
     assert 'failed: ratio=3,seed=0: compressor.chunk_size=8 is not valid: expected a multiple' in out.err
     assert len(out.out.splitlines()) == 3  # heading and two settings
+    page = (swept / 'report.html').read_text('utf-8')
+    assert '<span>✗ compressor.chunk_size=8 is not valid: expected a multiple' in page
+    assert page.count('<summary>ratio=') == 4
 
 
 def test_rows_start_from_the_same_rows_of_another_sweep(tmp_path, tiny_settings, capsys):

@@ -11,6 +11,7 @@ from pic_jax.cli import contexts as contexts_verb
 from pic_jax.cli import plot as plot_verb
 from pic_jax.config import RunConfig, from_mapping, to_mapping
 from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.evaluation import plots
 from pic_jax.interop import contexts
 
 GOLDEN = Path(__file__).parents[1] / 'interop' / 'golden_contexts.safetensors'
@@ -174,4 +175,4 @@ def test_plot_names_a_broken_file_and_draws_nothing(workdir, name, content, mess
     ],
 )
 def test_mask_tokens_are_whole_chunks(options, tokens):
-    assert plot_verb.mask_tokens(run_config(**options)) == tokens
+    assert plots.mask_tokens(run_config(**options)) == tokens

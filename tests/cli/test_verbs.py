@@ -37,8 +37,12 @@ def test_help_lists_every_verb(capsys):
 
 
 def test_train_leaves_the_files_of_the_contract(trained_workdir, tiny_settings):
-    assert sorted(path.name for path in trained_workdir.iterdir()) == ['checkpoints', 'config.json', 'metrics.jsonl']
+    assert sorted(path.name for path in trained_workdir.iterdir()) == [
+        'checkpoints', 'config.json', 'environment.json', 'metrics.jsonl', 'report.html',
+    ]  # fmt: skip
     assert sorted(path.name for path in (trained_workdir / 'checkpoints').iterdir()) == ['2', '4']
+    page = (trained_workdir / 'report.html').read_text('utf-8')
+    assert 'Parts of this page are missing: <a href="#results">Results</a>, <a href="#samples">Samples</a>.' in page
     config = json.loads((trained_workdir / 'config.json').read_text())
     assert config['decoder_prefix'] == [0]  # resolved to the target's BOS
     assert config['compressor']['context_sees'] == 'chunk'  # and to the preset's options
@@ -88,7 +92,14 @@ def test_eval(finished_workdir, capsys):
     costs = stored.pop('costs')
     assert list(costs) == METHODS
     assert {len(cost) for cost in costs.values()} == {3}
-    assert stored == {'split': 'test', 'source': stored['source'], 'seed': 0}
+    assert stored == {'split': 'test', 'source': stored['source'], 'seed': 0, 'step': 4}
+    assert json.loads((finished_workdir / 'samples.json').read_text()) == {'answers': [], 'reconstructions': []}
+    environments = json.loads((finished_workdir / 'environment.json').read_text())
+    assert list(environments) == ['train', 'eval']
+    assert environments['eval']['cores'] >= 1
+    page = (finished_workdir / 'report.html').read_text('utf-8')
+    assert 'Parts of this page are missing' not in page
+    assert '<caption>continuation: 5 examples</caption>' in page
     lines = list(csv.DictReader((finished_workdir / 'results.csv').open()))
     assert [line['method'] for line in lines] == [row['method'] for row in rows]
     assert {float(line['compression_flops']) for line in lines if line['method'] == 'pic'} == {

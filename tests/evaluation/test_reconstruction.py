@@ -9,8 +9,8 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 from pic_jax.data.examples import TokenisedRecord
-from pic_jax.evaluation import harness, reconstruction
-from pic_jax.evaluation.metrics import bleu4, bleu4_resampled, bleu_signature, resamples
+from pic_jax.evaluation import harness, reconstruction, samples
+from pic_jax.evaluation.metrics import bleu4, bleu4_resampled, bleu_signature, prefix_match, resamples
 from pic_jax.evaluation.reconstruction import Reconstruction, reconstruct, score_reconstructions
 from pic_jax.models.decoder import Decoder
 from pic_jax.models.scoring import hits, text_logits
@@ -198,3 +198,23 @@ def test_token_accuracy_is_that_of_the_logits(run, texts, first_choices, monkeyp
     assert scores.accuracy('ae') == scores.hits['ae'].sum() / sum(n + 1 for n in KEPT)
     drawn = scores.resampled_accuracy('ae', np.array([[5, 0, 0, 0, 0], [1, 1, 1, 1, 1]]))
     assert drawn.tolist() == [scores.hits['ae'][0] / 9, scores.accuracy('ae')]
+
+
+def test_samples_are_reconstructions_of_the_scored_records(run, texts):
+    """Two of five, at even distances; what is stored is what scoring them all gives."""
+    trainable = run.init_trainable()
+    whole = reconstruct(run, trainable, harness.batches_of(run, texts, 5))
+    found = samples.collect(run, trainable, texts, {}, count=2)
+    assert found['answers'] == []
+    assert [sample['source'] for sample in found['reconstructions']] == ['row 0', 'row 2']
+    for sample, pair in zip(found['reconstructions'], (whole[0], whole[2]), strict=True):
+        assert sample['context'] == run.tokenizer.decode(pair.context, skip_special_tokens=True)
+        assert sample['written'] == run.tokenizer.decode(pair.written, skip_special_tokens=True)
+        assert sample['prefix_em'] == prefix_match(pair.written, pair.context)
+    assert len(samples.collect(run, trainable, texts, {})['reconstructions']) == 5
+
+
+def test_a_context_with_several_questions_is_a_sample_once(run, texts):
+    twice = [text for text in texts for _ in range(2)]
+    found = samples.collect(run, run.init_trainable(), twice, {}, count=5)
+    assert [sample['source'] for sample in found['reconstructions']] == [f'row {row}' for row in range(5)]
