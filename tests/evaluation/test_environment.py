@@ -49,7 +49,9 @@ def test_the_commit_says_whether_tracked_files_have_changed(repository):
 
 def test_an_installed_package_has_no_commit(repository, monkeypatch):
     """The repository around a virtual environment is another project's."""
-    monkeypatch.setattr(pic_jax, '__file__', str(repository / '.venv' / 'site-packages' / 'pic_jax' / '__init__.py'))
+    package = repository / '.venv' / 'site-packages' / 'pic_jax'
+    package.mkdir(parents=True)
+    monkeypatch.setattr(pic_jax, '__file__', str(package / '__init__.py'))
     assert commit() is None
 
 
