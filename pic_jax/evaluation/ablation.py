@@ -106,7 +106,7 @@ def run_group(
         prefix = first.config.decoder_prefix
         runs = [dataclasses.replace(first, config=dataclasses.replace(row.config, decoder_prefix=prefix))
                 for row in group]  # fmt: skip
-        records = harness.held_out(first, split)
+        records, origin = harness.held_out(first, split), environment()
         outcomes, seconds = train_members(runs, note)
     except Exception:  # reported with its traceback; other groups go on
         return {row.name: traceback.format_exc() for row in group}
@@ -120,7 +120,7 @@ def run_group(
             cells, answers = harness.evaluate(run, outcome.trainable, records, examples)
             shown = samples.collect(run, outcome.trainable, records[:examples], answers, SAMPLES)
             stored = {'name': row.name, 'overrides': dict(row.overrides), 'config': to_mapping(row.config)}
-            stored |= {'split': split, 'examples': examples, 'environment': environment()}
+            stored |= {'split': split, 'examples': examples, 'environment': origin}
             stored |= {'trained_together': len(group), 'together_s': round(seconds, 1)}
             stored |= {'curve': outcome.curve, 'rows': tables.to_dicts(cells), 'samples': shown}
             write_text(row_path(folder, row), json.dumps(stored, indent=1, allow_nan=False) + '\n')

@@ -5,7 +5,7 @@ from typing import Any
 
 from pic_jax.data.examples import TokenisedRecord
 from pic_jax.evaluation.harness import batches_of, groups_of
-from pic_jax.evaluation.metrics import exact_match, f1, prefix_match
+from pic_jax.evaluation.metrics import exact_match, f1, prefix_match, solved
 from pic_jax.evaluation.reconstruction import reconstruct
 from pic_jax.run import Run
 
@@ -50,13 +50,14 @@ def _spread(size: int, count: int) -> list[int]:
 
 def _answers(run: Run, record: TokenisedRecord, index: int, answers: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     texts = {method: given[index] for method, given in answers.items()}
+    is_right = solved if record.task == 'icl' else exact_match
     return {
         'source': record.source,
         'context': run.tokenizer.decode(record.context, skip_special_tokens=True),
         'question': record.prompt,
         'golds': list(record.golds),
         'answers': {
-            method: {'text': text, 'em': exact_match(text, record.golds), 'f1': f1(text, record.golds)}
+            method: {'text': text, 'em': is_right(text, record.golds), 'f1': f1(text, record.golds)}
             for method, text in texts.items()
         },
     }
