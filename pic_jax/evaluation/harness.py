@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -137,6 +138,7 @@ def evaluate(
     records: Sequence[TokenisedRecord],
     limit: int,
     methods: Sequence[str] | None = None,
+    known: Mapping[str, Scores] = types.MappingProxyType({}),
 ) -> tuple[list[Row], dict[str, list[str]]]:
     """The whole table: nats per token and share of the gap for every objective.
 
@@ -146,12 +148,13 @@ def evaluate(
 
     Args:
       methods: those to score; by default `methods_of(run)`. Shares of the gap need full_context and no_context.
+      known: scores of further methods on the same records, which get no rows.
 
     Returns:
       the rows, and each method's answers where the run has questions.
     """
     methods, names, records = methods or methods_of(run), run.config.objective.names, records[:limit]
-    scores = score(run, trainable, records, methods, limit)
+    scores = {**known, **score(run, trainable, records, methods, limit)}
     length = np.mean([context_tokens(record, run.config.data, names) for record in records])
     rows, answers = [], {}
 
@@ -165,11 +168,11 @@ def evaluate(
     # The same resampled examples for every method, so that shares of the gap are resampled in pairs.
     times_RN = resamples(groups_of(records), run.config.seed)
     for objective in names:
-        value = {method: scores[method].per_token(objective) for method in methods}
-        drawn = {method: scores[method].resampled(objective, times_RN) for method in methods}
+        value = {method: scores[method].per_token(objective) for method in scores}
+        drawn = {method: scores[method].resampled(objective, times_RN) for method in scores}
         for method in methods:
             add(method, TASKS[objective], 'nats_per_token', value[method], _interval(drawn[method]))
-        if {'full_context', 'no_context'} <= set(methods) and objective != 'ae':
+        if {'full_context', 'no_context'} <= set(scores) and objective != 'ae':
             for method in methods:
                 share = gap_share(value['no_context'], value['full_context'], value[method])
                 columns = drawn['no_context'], drawn['full_context'], drawn[method]
