@@ -111,7 +111,7 @@ def make_job(numbers: Numbers) -> Job:
             base='none', seed=3, optimizer=OptimizerConfig(learning_rate=0.1, warmup_steps=1), train=train
         ),
         loss=loss_at(0),
-        init=lambda: {'w': jnp.full(3, 3, jnp.float32)},
+        init=lambda: {'w': jnp.array([3, 5, 7], jnp.float32)},
         frozen=jnp.float32(2),
         batches=numbers,
         sources=lambda batch: '',
@@ -138,6 +138,10 @@ def test_the_loop_draws_and_resumes_bit_for_bit(tmp_path, monkeypatch):
     drawn = drawn_ratios((2, 4, 8), 3, range(9)).tolist()
     assert set(drawn) == {2, 4, 8}
     assert [record['ratio'] for record in train_records(tmp_path / 'whole')] == drawn
+    first = train_records(tmp_path / 'whole')[0]  # before any update: the loss tells which weight it is of
+    weight, x = {2: 3, 4: 5, 8: 7}[drawn[0]], Numbers()[0]['lm']['x']
+    assert drawn[0] != drawn[-1]
+    assert first['loss'] == pytest.approx(float(np.mean((2 * weight - x) ** 2)), rel=1e-5)
     assert [step._cache_size() for step in made] == [1, 1, 1]  # one program for each ratio
     for stop in (3, 7):
         with pytest.raises(Interrupted):
@@ -150,8 +154,8 @@ def test_the_loop_draws_and_resumes_bit_for_bit(tmp_path, monkeypatch):
 def test_only_what_was_drawn_moves(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, 'drawn_ratios', lambda ratios, seed, steps: np.full(len(steps), 4))
     trained = fit(make_job(Numbers()), tmp_path)
-    assert trained['w'][0] == trained['w'][2] == 3
-    assert trained['w'][1] < 2.9
+    assert (trained['w'][0], trained['w'][2]) == (3, 7)
+    assert trained['w'][1] < 4.9
 
 
 def test_a_job_without_ratios_has_no_ratio_in_its_records(tmp_path):
