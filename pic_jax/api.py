@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pic_jax import nested
 from pic_jax.compressors.base import Compressor
 from pic_jax.config import to_mapping
 from pic_jax.data.tokenise import encode
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.interop.contexts import ContextMetadata, StoredContexts, check_target, to_memory
 from pic_jax.interop.contexts import from_memory as from_memory_to_stored
+from pic_jax.interop.nesting import nesting_of
 from pic_jax.memory import Memory
 from pic_jax.models.generation import GREEDY, Sampling, generate
 from pic_jax.models.inputs import from_memory, word_memory
@@ -37,13 +39,20 @@ class TrainedCompressor:
     run: Run
     trainable: dict[str, Any]
 
-    def compress(self, contexts: Sequence[str] | np.ndarray, lengths: np.ndarray | None = None) -> Memory:
+    def compress(
+        self, contexts: Sequence[str] | np.ndarray, lengths: np.ndarray | None = None, ratio: int | None = None
+    ) -> Memory:
         """Compresses texts, or right-padded int32 tokens [B, S] with their true `lengths` [B].
+
+        Args:
+          ratio: one of those that the compressor serves (`compressor.ratios`); its finest by default.
 
         Raises:
           PicJaxError: a context is empty.
-          ConfigError: a context is too long for the compressor.
+          ConfigError: a context is too long for the compressor, or the ratio is not served.
         """
+        if ratio is not None and ratio != self.run.config.compressor.ratio:
+            return self.at_ratio(ratio).compress(contexts, lengths)
         if isinstance(contexts, np.ndarray):
             tokens_BS = contexts.astype(np.int32)
             lengths_B = np.full(len(tokens_BS), tokens_BS.shape[1]) if lengths is None else np.asarray(lengths)
@@ -55,6 +64,15 @@ class TrainedCompressor:
         return _compress(
             self.run.compressor, self.run.base, self.trainable, jnp.asarray(tokens_BS), jnp.asarray(lengths_B)
         )
+
+    def at_ratio(self, ratio: int) -> 'TrainedCompressor':
+        """The compressor of one ratio by itself, as an ordinary compressor (of another fingerprint).
+
+        Raises:
+          ConfigError: the ratio is not served.
+        """
+        weights = nested.trainable_at(self.run.config.compressor, self.trainable, ratio)
+        return TrainedCompressor(self.run.at_ratio(ratio), weights)
 
     def generate(
         self,
@@ -110,27 +128,30 @@ class TrainedCompressor:
         decode = functools.partial(run.tokenizer.decode, skip_special_tokens=True)
         return [decode(np.asarray(row)[:n]).strip() for row, n in zip(tokens_BT, made_B, strict=True)]
 
-    def store(self, contexts: Sequence[str], ids: Sequence[str]) -> StoredContexts:
-        """Compresses texts into what `interop.contexts.write` keeps; `ids` name them.
+    def store(self, contexts: Sequence[str], ids: Sequence[str], ratio: int | None = None) -> StoredContexts:
+        """Compresses texts into what `interop.contexts.write` keeps; `ids` name them, `ratio` is as in `compress`.
 
         Raises:
-          PicJaxError: a context is empty. ConfigError: a context is too long.
+          PicJaxError: a context is empty. ConfigError: a context is too long, or the ratio is not served.
         """
-        run = self.run
+        run, layout = self.run, self.run.config.compressor
+        ratio = layout.ratio if ratio is None else ratio
         tokens_BS, lengths_B = pad([encode(run.tokenizer, text) for text in contexts])
-        memory = self.compress(tokens_BS, lengths_B)
+        memory = self.compress(tokens_BS, lengths_B, ratio)
         special = np.asarray(self.trainable['special'][self.special_name])
-        layout = run.config.compressor
+        # Where a file knows its ratio by itself, contexts that were shrunk to it say the same.
+        shown = '' if layout.ratios else f' ratio={layout.ratio}'
         metadata = ContextMetadata(
             target=run.config.base,
             target_revision='',
             compressor_sha256=self.fingerprint,
             hidden_size=run.decoder.config.hidden_size,
-            layout=f'{layout.method} ratio={layout.ratio} chunk_size={layout.chunk_size} positions={layout.positions}',
+            layout=f'{layout.method}{shown} chunk_size={layout.chunk_size} positions={layout.positions}',
             template=run.config.prompt_template,
             decoder_prefix=run.prefix,
             source_tokens=tuple(int(length) for length in lengths_B),
             ids=tuple(ids),
+            nesting=nesting_of(layout, ratio),
         )
         return from_memory_to_stored(memory, special, metadata)
 
@@ -161,7 +182,10 @@ class TrainedCompressor:
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 of the compressor's settings and weights, as hex."""
-        digest = hashlib.sha256(json.dumps(to_mapping(self.run.config.compressor), sort_keys=True).encode())
+        settings = to_mapping(self.run.config.compressor)
+        if not settings['ratios']:  # what has one ratio keeps the name it had before there were several
+            del settings['ratios']
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.trainable):
             digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
         return digest.hexdigest()

@@ -142,6 +142,8 @@ class CompressorConfig:
     Attributes:
       method: icae, epl, pic and kv500x share an encoder, which the fields below define; the others have their own.
       ratio: r, context tokens per memory vector.
+      ratios: nested (Matryoshka-style) training: all ratios that one compressor serves, ascending from `ratio`; each
+        step draws one, and ratio r' uses the first c / r' vectors of each chunk. Empty: `ratio` alone.
       context_length: the longest window (in tokens) that `per_window` embeddings are made for.
       chunk_size: c, tokens per chunk, a multiple of r; None makes the whole window one chunk.
       context_sees: `causal` | `chunk` | `chunk+memory` (own chunk and the memory of earlier chunks).
@@ -167,6 +169,7 @@ class CompressorConfig:
     positions: str
     position_origin: str
     encoder_attention: str
+    ratios: tuple[int, ...] = ()
     window: int | None = None
     window_split: str = 'fixed'
     decoder_positions: str = 'sequential'
@@ -207,6 +210,7 @@ class CompressorConfig:
                 self.chunk_size >= self.ratio and self.chunk_size % self.ratio == 0,
                 'compressor.chunk_size', self.chunk_size, f'a multiple of compressor.ratio={self.ratio}',
             )  # fmt: skip
+        self._check_ratios()
         if self.position_origin == 'chunk':
             _require(
                 self.chunk_local, 'compressor.position_origin', 'chunk',
@@ -243,6 +247,14 @@ class CompressorConfig:
             only('encoder_attention', 'causal', why=f'the context of {method} is not read in both directions')
         if method == 'pic':
             _require(self.chunk_size is not None, 'compressor.chunk_size', None, 'a number (method icae has no chunks)')
+
+    def _check_ratios(self) -> None:
+        ratios, valid = self.ratios, f'none, or ascending numbers that begin with compressor.ratio={self.ratio}'
+        ascending = list(ratios) == sorted(set(ratios))
+        _require(not ratios or (ascending and ratios[0] == self.ratio), 'compressor.ratios', ratios, valid)
+        if self.chunk_size is not None:
+            fit = all(self.chunk_size % ratio == 0 for ratio in ratios)
+            _require(fit, 'compressor.ratios', ratios, f'divisors of compressor.chunk_size={self.chunk_size}')
 
     @property
     def chunk_local(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pic_jax.budget import window_length
 from pic_jax.config import CompressorConfig
 from pic_jax.errors import ConfigError
 
@@ -112,34 +113,6 @@ class Layout:
     def num_positions(self) -> int:
         """How many position ids a full window uses."""
         return int(self.positions(np.array([self.num_tokens])).max()) + 1
-
-
-def slots_in(config: CompressorConfig, num_tokens: int) -> int:
-    """k of one window of `num_tokens` >= 1: the sum over chunks of ceil(tokens / ratio)."""
-    chunk = config.chunk_size or num_tokens
-    full, rest = divmod(num_tokens, chunk)
-    return full * -(-chunk // config.ratio) + -(-rest // config.ratio)
-
-
-def memory_slots(config: CompressorConfig, num_tokens: int) -> int:
-    """k of a whole context, windows and all."""
-    window = min(config.window or num_tokens, num_tokens)
-    if config.window_split == 'even':
-        window = -(-num_tokens // -(-num_tokens // window))
-    full, rest = divmod(num_tokens, window)
-    return full * slots_in(config, window) + (slots_in(config, rest) if rest else 0)
-
-
-def window_length(config: CompressorConfig) -> int:
-    """Tokens of the longest window that `per_window` embeddings serve."""
-    return config.window or config.context_length
-
-
-def num_embeddings(config: CompressorConfig) -> int:
-    """How many memory vectors the compressor learns."""
-    if config.memory_embeddings == 'per_chunk':
-        return slots_in(config, config.chunk_size or window_length(config))
-    return slots_in(config, window_length(config))
 
 
 @functools.lru_cache(maxsize=256)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pic_jax import nested
+from pic_jax.budget import memory_slots
 from pic_jax.compressors.base import Compressor
 from pic_jax.compressors.registry import make_compressor
 from pic_jax.config import RunConfig
 from pic_jax.data.readers import expand
 from pic_jax.data.tokenise import Template, encode, load_tokenizer, template
 from pic_jax.errors import ConfigError
-from pic_jax.masks import memory_slots
 from pic_jax.models import hf
 from pic_jax.models.decoder import Decoder, Params
 
@@ -70,6 +71,16 @@ class Run:
         ids = self.decoder.config.eos_token_ids
         return ids[0] if ids else None
 
+    def at_ratio(self, ratio: int) -> 'Run':
+        """The run of the ordinary compressor that serves one of the ratios; its weights are `nested.trainable_at`'s.
+
+        Raises:
+          ConfigError: the compressor does not serve the ratio, or the settings do not fit it.
+        """
+        settings = nested.at_ratio(self.config.compressor, ratio)
+        config = dataclasses.replace(self.config, compressor=settings)
+        return dataclasses.replace(self, config=config, compressor=make_compressor(settings, self.decoder))
+
     def init_trainable(self) -> dict[str, Any]:
         """Fresh compressor parameters, a function of the seed alone."""
         return self.compressor.init(jax.random.key(self.config.seed), self.base)
@@ -118,6 +129,8 @@ def full_context_fits(run: Run) -> bool:
 
 def check_fits(run: Run) -> None:
     """Raises ConfigError where contexts do not fit the compressor, or texts the decoder behind the memory."""
+    for ratio in run.config.compressor.ratios:
+        check_fits(run.at_ratio(ratio))
     data, available = run.config.data, run.decoder.config.max_position_embeddings
     if not run.prefix:
         raise ConfigError('decoder_prefix=() is not valid: no_context needs a token before the text, usually the BOS')

@@ -103,6 +103,32 @@ def test_an_integer_is_a_float_where_one_is_wanted():
 PIC, ICAE = {'method': 'pic'}, {'method': 'icae'}
 
 
+@pytest.mark.parametrize(
+    ('ratios', 'valid'),
+    [
+        ([2, 4], 'none, or ascending numbers that begin with compressor.ratio=4'),
+        ([8, 16], 'begin with compressor.ratio=4'),
+        ([4, 16, 8], 'ascending'),
+        ([4, 8, 8], 'ascending'),
+        ([4, 12], 'divisors of compressor.chunk_size=64'),
+        ([4, 128], 'divisors of compressor.chunk_size=64'),
+    ],
+)
+def test_ratios_ascend_from_the_ratio_and_divide_the_chunk(ratios, valid):
+    message = _refusal({'compressor': PIC | {'ratio': 4, 'ratios': ratios}})
+    assert f'compressor.ratios={tuple(ratios)} is not valid: expected ' in message
+    assert valid in message
+    with pytest.raises(ConfigError, match=r'compressor\.ratios=8 is not valid: expected a list of int'):
+        from_mapping(RunConfig, {'compressor': {'ratios': 8}})
+
+
+def test_ratios_may_be_any_where_there_are_no_chunks():
+    config = from_mapping(RunConfig, {'compressor': ICAE | {'ratio': 4, 'ratios': [4, 7, 100]}})
+    assert config.compressor.ratios == (4, 7, 100)
+    assert from_mapping(RunConfig, json.loads(json.dumps(to_mapping(config)))) == config
+    assert from_mapping(RunConfig, {}).compressor.ratios == ()
+
+
 @pytest.mark.parametrize(('window', 'split', 'fits'), [(64, 'fixed', True), (60, 'fixed', False), (64, 'even', False)])
 def test_the_words_objective_needs_windows_that_start_with_a_slot(window, split, fits):
     compressor = {'method': 'icae', 'ratio': 8, 'window': window, 'window_split': split}

@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 
+from pic_jax.budget import num_embeddings, slots_in
 from pic_jax.compressors.streaming import why_not_streamable
 from pic_jax.config import CONTEXT_SEES, MEMORY_EMBEDDINGS, MEMORY_SEES_MEMORY, POSITIONS, CompressorConfig
 from pic_jax.errors import ConfigError
-from pic_jax.masks import CONTEXT, MEMORY, make_layout, num_embeddings, slots_in
+from pic_jax.masks import CONTEXT, MEMORY, make_layout
 
 # Chunks of 4 tokens at ratio 2, context of 7: tokens 0-3 | 4-6, then slots 0 1 | 2 3. Rows are queries, columns
 # [7 tokens][4 slots]. Each column of the table is one mask.

@@ -9,6 +9,7 @@ EXAMPLE = """examples:
   pic-jax compress --workdir=runs/pic notes.txt more.txt --out contexts.safetensors
   pic-jax compress --workdir=runs/pic documents.jsonl --out contexts.safetensors
   cat notes.txt | pic-jax compress --workdir=runs/pic - --out contexts.safetensors
+  pic-jax compress --workdir=runs/nested notes.txt --ratio=16 --out contexts.safetensors
 """
 _BATCH = 16
 
@@ -20,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'files', metavar='FILE', nargs='+', help='.jsonl: one context a line; anything else: one context; -: stdin'
     )
     parser.add_argument('--out', metavar='OUT', required=True, help='the new .safetensors file')
+    ratio_help = 'one of those in compressor.ratios (default: the finest)'
+    parser.add_argument('--ratio', type=int, metavar='R', help=ratio_help)
     parser.add_argument('--overwrite', action='store_true', help='replace OUT where it exists')
 
 
@@ -42,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     parts = []
     for first in range(0, len(named), _BATCH):
         names, texts = zip(*named[first : first + _BATCH], strict=True)
-        parts.append(trained.store(texts, names))
+        parts.append(trained.store(texts, names, args.ratio))
         print(f'{first + len(names)} of {len(named)} contexts', file=sys.stderr)
     contexts.write(out, contexts.merge(parts))
     print(out)

@@ -1,4 +1,4 @@
-"""`pic-jax contexts`: looks into files of stored contexts, cuts rows out of them, joins them."""
+"""`pic-jax contexts`: looks into files of stored contexts, cuts rows out of them, joins them, drops vectors."""
 
 import argparse
 import json
@@ -8,18 +8,20 @@ from typing import Any
 
 from pic_jax.errors import ConfigError
 from pic_jax.interop import contexts
+from pic_jax.interop.shrink import shrink
 
-HELP = 'show, slice or merge files of stored contexts'
+HELP = 'show, slice, merge or shrink files of stored contexts'
 EXAMPLE = """examples:
   pic-jax contexts show notes.safetensors
   pic-jax contexts slice notes.safetensors --rows 0,2:5 --out some.safetensors
   pic-jax contexts merge notes.safetensors more.safetensors --out all.safetensors
+  pic-jax contexts shrink notes.safetensors small.safetensors --ratio=16
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the three actions."""
-    actions = parser.add_subparsers(dest='action', required=True, metavar='show | slice | merge')
+    """Adds the four actions."""
+    actions = parser.add_subparsers(dest='action', required=True, metavar='show | slice | merge | shrink')
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
         return actions.add_parser(
@@ -34,8 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cut.add_argument('--rows', required=True, help='which, from 0; 0,2:5 are rows 0, 2, 3 and 4')
     merge = add('merge', 'join files of one compressor and one target, in the order given')
     merge.add_argument('files', metavar='FILE', nargs='+')
+    less = add('shrink', 'drop vectors: what the compressor, if trained at several ratios, makes at a coarser one')
+    less.add_argument('file', metavar='IN')
+    less.add_argument('out', metavar='OUT', help='the new file')
+    less.add_argument('--ratio', type=int, required=True, metavar='R', help='source tokens per vector')
     for action in (cut, merge):
         action.add_argument('--out', required=True, metavar='OUT', help='the new file')
+    for action in (cut, merge, less):
         action.add_argument('--overwrite', action='store_true', help='replace OUT where it exists')
 
 
@@ -43,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     """Runs the action; returns the exit code.
 
     Raises:
-      ConfigError: `--rows` or `--out` is not usable.
-      PicJaxError: a file is missing, broken, or does not go with the others.
+      ConfigError: `--rows`, `--ratio` or OUT is not usable.
+      PicJaxError: a file is missing or broken, does not go with the others, or cannot be shrunk.
     """
     if args.action == 'show':
         description = contexts.describe(contexts.read(args.file))
@@ -52,10 +59,12 @@ def run(args: argparse.Namespace) -> int:
         return 0
     out = Path(args.out)
     if out.exists() and not args.overwrite:
-        raise ConfigError(f'--out={out} exists: expected a new file name, or --overwrite')
+        raise ConfigError(f'OUT={out} exists: expected a new file name, or --overwrite')
     if args.action == 'slice':
         stored = contexts.read(args.file)
         result = contexts.select(stored, parse_rows(args.rows, len(stored)))
+    elif args.action == 'shrink':
+        result = shrink(contexts.read(args.file), args.ratio, args.file)
     else:
         result = contexts.merge([contexts.read(file) for file in args.files], args.files)
     contexts.write(out, result)

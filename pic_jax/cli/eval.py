@@ -11,6 +11,7 @@ EXAMPLE = """examples:
   pic-jax eval --workdir=runs/pic
   pic-jax eval --workdir=runs/pic --split=validation --examples=100 --json
   pic-jax eval --workdir=runs/pic --config.data.source=other.jsonl
+  pic-jax eval --workdir=runs/nested --ratios=4,16
 """
 TAKES_OVERRIDES = True
 
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--workdir', metavar='DIR', required=True, help='folder of the run')
     parser.add_argument('--split', default='test', choices=('validation', 'test', 'train'))
     parser.add_argument('--examples', type=int, default=1000, metavar='N', help='how many at the most (default 1000)')
+    parser.add_argument('--ratios', metavar='R,R', help='some of compressor.ratios (default: all of them)')
     parser.add_argument('--json', action='store_true', help='print rows as JSON instead of the table')
 
 
@@ -32,8 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from pic_jax.cli.settings import resolve
     from pic_jax.config import to_mapping
     from pic_jax.errors import ConfigError
-    from pic_jax.evaluation import harness, metrics, report, samples, tables
-    from pic_jax.evaluation.costs import costs
+    from pic_jax.evaluation import harness, metrics, ratios, report, samples, tables
     from pic_jax.evaluation.environment import record_environment
     from pic_jax.files import write_text
     from pic_jax.run import check_fits
@@ -50,11 +51,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f'--config.{changed[0]} is what the compressor was trained with: only data.* may change')
     run = dataclasses.replace(trained.run, config=config)
     check_fits(run)
+    chosen = ratios.chosen_ratios(run, args.ratios)
     records = harness.held_out(run, args.split)
     print(
         f'scoring {min(len(records), args.examples)} examples of {config.data.source} ({args.split})', file=sys.stderr
     )
-    rows, answers = harness.evaluate(run, trained.trainable, records, args.examples)
+    scored = ratios.tables_at(run, trained.trainable, records, args.examples, chosen)
+    rows = [row for table in scored for row in table.rows]
     origin = {'split': args.split, 'source': config.data.source, 'seed': config.seed, 'step': newest_step(run, workdir)}
     if any(row.metric == 'bleu4' for row in rows):
         origin['bleu_signature'] = metrics.bleu_signature()
@@ -62,15 +65,17 @@ def run(args: argparse.Namespace) -> int:
         origin['rouge_signature'] = metrics.rouge_signature()
     results = origin | {'rows': tables.to_dicts(rows)}
     write_text(workdir / 'results.json', json.dumps(results, indent=1) + '\n')
-    spent = costs(run, trained.trainable, records[: args.examples], {row.method: row.k for row in rows})
-    results['costs'] = {method: dataclasses.asdict(cost) for method, cost in spent.items()}
+    spent = [ratios.costs_of(run, trained.trainable, records[: args.examples], table) for table in scored]
+    named = ratios.named(scored, spent)
+    results['costs'] = {method: dataclasses.asdict(cost) for method, cost in named.items()}
     write_text(workdir / 'results.json', json.dumps(results, indent=1) + '\n')
-    write_text(workdir / 'results.csv', tables.to_csv(rows, spent))
+    write_text(workdir / 'results.csv', tables.to_csv([table.rows for table in scored], spent))
+    answers = ratios.named(scored, [table.answers for table in scored])
     if answers:
         write_text(workdir / 'answers.json', json.dumps(answers, indent=1) + '\n')
     shown = samples.collect(run, trained.trainable, records[: args.examples], answers)
     write_text(workdir / samples.NAME, json.dumps(shown, indent=1) + '\n')
     record_environment(workdir, 'eval')
     print(report.write_report(workdir), file=sys.stderr)
-    print(json.dumps(tables.to_dicts(rows), indent=1) if args.json else tables.to_text(rows, spent))
+    print(json.dumps(tables.to_dicts(rows), indent=1) if args.json else tables.to_text(rows, named))
     return 0

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pic_jax.budget import memory_slots, num_embeddings
 from pic_jax.compressors.base import init_specials, like_words
 from pic_jax.compressors.slots import decoder_memory
 from pic_jax.config import CompressorConfig
 from pic_jax.errors import ConfigError
-from pic_jax.masks import memory_slots, num_embeddings
 from pic_jax.memory import Memory
 from pic_jax.models.decoder import Decoder, Params
 

@@ -10,11 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from pic_jax.budget import num_embeddings
 from pic_jax.compressors.base import SPECIALS
 from pic_jax.compressors.projector import init_projector, project
 from pic_jax.compressors.slots import compress_windows
 from pic_jax.config import CompressorConfig, DecoderConfig, RopeConfig
-from pic_jax.masks import Layout, make_layout, num_embeddings
+from pic_jax.masks import Layout, make_layout
 from pic_jax.memory import Memory
 from pic_jax.models.attention import attend
 from pic_jax.models.decoder import Decoder, Linear, Mlp, Params, RMSNorm

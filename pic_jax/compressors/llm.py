@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pic_jax.budget import num_embeddings
 from pic_jax.compressors.base import check_positions, init_specials, like_words
 from pic_jax.compressors.projector import init_projector, project
 from pic_jax.compressors.slots import compress_windows
 from pic_jax.config import CompressorConfig, DecoderConfig
-from pic_jax.masks import Layout, make_layout, num_embeddings
+from pic_jax.masks import Layout, make_layout
 from pic_jax.memory import Memory
 from pic_jax.models.decoder import Decoder, KeyValues, Params
 from pic_jax.models.lora import adapted, init_lora

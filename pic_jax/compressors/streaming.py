@@ -12,20 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pic_jax.budget import slots_in, window_length
 from pic_jax.compressors.base import check_positions
 from pic_jax.compressors.llm import LLMCompressor
 from pic_jax.compressors.slots import decoder_memory
 from pic_jax.config import CompressorConfig
 from pic_jax.errors import ConfigError
-from pic_jax.masks import (
-    MEMORY,
-    Cells,
-    chunk_position_stride,
-    make_layout,
-    sees,
-    slots_in,
-    window_length,
-)
+from pic_jax.masks import MEMORY, Cells, chunk_position_stride, make_layout, sees
 from pic_jax.memory import Memory
 from pic_jax.models.decoder import KeyValues, Params
 

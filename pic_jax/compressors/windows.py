@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pic_jax.budget import window_length
 from pic_jax.config import CompressorConfig
-from pic_jax.masks import window_length
 
 
 class Windows(NamedTuple):

@@ -22,7 +22,7 @@ from pic_jax.evaluation import harness, samples, tables
 from pic_jax.evaluation.environment import environment
 from pic_jax.files import read_json, write_text
 from pic_jax.run import open_run
-from pic_jax.training.ensemble import MEMBER_KEYS, train_members
+from pic_jax.training.ensemble import member_keys, train_members
 from pic_jax.training.weights import NAME as WEIGHTS
 from pic_jax.training.weights import write_weights
 from pic_jax.training.workdir import flat
@@ -85,10 +85,11 @@ def run_sweep(
 
 
 def groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows whose settings are equal but for MEMBER_KEYS, in order of first appearance."""
+    """Rows whose settings are equal but for `member_keys`, in order of first appearance."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        shared = {key: value for key, value in flat(to_mapping(row.config)).items() if key not in MEMBER_KEYS}
+        free = member_keys(row.config)
+        shared = {key: value for key, value in flat(to_mapping(row.config)).items() if key not in free}
         found.setdefault(json.dumps(shared, sort_keys=True), []).append(row)
     return list(found.values())
 

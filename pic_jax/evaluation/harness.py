@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -143,6 +144,7 @@ def evaluate(
     records: Sequence[TokenisedRecord],
     limit: int,
     methods: Sequence[str] | None = None,
+    known: Mapping[str, Scores] = types.MappingProxyType({}),
 ) -> tuple[list[Row], dict[str, list[str]]]:
     """The whole table: nats per token and share of the gap for every task.
 
@@ -153,21 +155,23 @@ def evaluate(
 
     Args:
       methods: those to score; by default `methods_of(run)`. Shares of the gap need full_context and no_context.
+      known: scores of further methods on the same records, which get no rows.
 
     Returns:
       the rows, and each method's answers where the run has questions.
     """
     methods, names, records = methods or methods_of(run), run.config.objective.names, records[:limit]
-    scores = score(run, trainable, records, methods, limit)
+    missing = [name for name in methods if name not in known]
+    scores = {**known, **score(run, trainable, records, missing, limit)}
     answers = {name: answer(run, trainable, records, name, limit) for name in methods} if 'ft' in names else {}
     rows = []
     for task, objective, chosen in _tasks(records, names):
         asked = [records[place] for place in chosen]
         length = float(np.mean([context_tokens(record, run.config.data, names) for record in asked]))
-        part = Part(task, objective, asked, {name: scores[name].taken(chosen) for name in methods}, length)
+        part = Part(task, objective, asked, {name: score.taken(chosen) for name, score in scores.items()}, length)
         # The same resampled examples for every method, so that shares of the gap are resampled in pairs.
         times_RN = resamples(groups_of(asked), run.config.seed)
-        rows += _likelihood_rows(part, times_RN)
+        rows += [row for row in _likelihood_rows(part, times_RN) if row.method in methods]
         if objective == 'ae':
             written = reconstruct(run, trainable, batches_of(run, records, limit))
             for metric, (value, drawn) in score_reconstructions(run.tokenizer, written, times_RN).items():

@@ -47,31 +47,30 @@ def to_text(rows: Sequence[Row], costs: Mapping[str, Cost] = types.MappingProxyT
     return '\n\n'.join(map(align, [*map(row_cells, parts), *([cost_cells(costs)] if costs else [])]))
 
 
-def to_csv(rows: Sequence[Row], costs: Mapping[str, Cost]) -> str:
-    """One line per row, with the costs of its method."""
+def to_csv(tables: Sequence[Sequence[Row]], costs: Sequence[Mapping[str, Cost]]) -> str:
+    """One line per row of all tables, with the costs of its method in that table."""
     fields, cost_fields = ([field.name for field in dataclasses.fields(kind)] for kind in (Row, Cost))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator='\n')
     writer.writerow([*fields, *cost_fields])
-    for row in rows:
-        cost = costs.get(row.method)
-        writer.writerow([*dataclasses.astuple(row), *(dataclasses.astuple(cost) if cost else ())])
+    for rows, by_method in zip(tables, costs, strict=True):
+        for row in rows:
+            cost = by_method.get(row.method)
+            writer.writerow([*dataclasses.astuple(row), *(dataclasses.astuple(cost) if cost else ())])
     return out.getvalue()
 
 
 def row_cells(rows: Sequence[Row]) -> list[list[str]]:
-    """A heading and one line of cells per task and method; a metric without a heading of its own has its name."""
+    """A heading, then a line of cells per task, method and ratio; metrics without a heading have their names."""
     found = dict.fromkeys(row.metric for row in rows)
     metrics = [metric for metric in HEADINGS if metric in found]
     metrics += [metric for metric in found if metric not in HEADINGS]
     lines = [['task', 'method', 'ratio', 'k', *(HEADINGS.get(metric, metric) for metric in metrics)]]
-    cells = {(row.task, row.method, row.metric): row for row in rows}
-    for task, method in dict.fromkeys((row.task, row.method) for row in rows):
-        any_row = next(row for row in rows if (row.task, row.method) == (task, method))
-        ratio = f'{any_row.ratio:.1f}x' if math.isfinite(any_row.ratio) else '-'
-        line = [task, method, ratio, f'{any_row.k:.1f}'.removesuffix('.0')]
+    cells = {(row.task, row.method, row.ratio, row.k, row.metric): row for row in rows}
+    for task, method, ratio, k in dict.fromkeys((row.task, row.method, row.ratio, row.k) for row in rows):
+        line = [task, method, f'{ratio:.1f}x' if math.isfinite(ratio) else '-', f'{k:.1f}'.removesuffix('.0')]
         for metric in metrics:
-            row = cells.get((task, method, metric))
+            row = cells.get((task, method, ratio, k, metric))
             line.append(f'{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]' if row else '-')
         lines.append(line)
     return lines

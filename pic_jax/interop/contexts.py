@@ -20,12 +20,15 @@ import safetensors.numpy
 from pic_jax.config import TEMPLATES
 from pic_jax.errors import PicJaxError
 from pic_jax.files import replacing
+from pic_jax.interop.checks import is_int as _is_int
+from pic_jax.interop.checks import require as _require
+from pic_jax.interop.nesting import Nesting
 
 if TYPE_CHECKING:
     from pic_jax.memory import Memory
 
 FORMAT = 'pic-context'
-FORMAT_VERSION = '1'
+FORMAT_VERSION, NESTED_VERSION = '1', '2'  # 2 is 1 with the key `nesting`
 VECTOR_DTYPES = {'F32': np.dtype(np.float32), 'BF16': np.dtype(ml_dtypes.bfloat16)}
 # Name of each tensor -> its axes; every letter has one size throughout a file.
 # A file holds either `embeddings` or `keys` and `values`.
@@ -52,6 +55,7 @@ class ContextMetadata:
       decoder_prefix: token ids that stand before the memory.
       source_tokens: per context, how many tokens were compressed.
       ids: per context, the caller's name for it.
+      nesting: what a coarser ratio keeps, where the compressor serves several.
     """
 
     target: str
@@ -63,6 +67,7 @@ class ContextMetadata:
     decoder_prefix: tuple[int, ...]
     source_tokens: tuple[int, ...]
     ids: tuple[str, ...]
+    nesting: Nesting | None = None
 
     def __post_init__(self):
         for name in ('target', 'target_revision', 'layout'):
@@ -147,6 +152,8 @@ class StoredContexts:
                 raise PicJaxError(f'{name}[{row}] is not valid: expected {expected}')
         if not np.isfinite(self.special).all():
             raise PicJaxError('special is not valid: expected finite numbers only')
+        if self.metadata.nesting:
+            self.metadata.nesting.check(self.metadata.source_tokens, self.lengths, self.positions)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -159,17 +166,6 @@ class StoredContexts:
 
 def _first(broken_N: np.ndarray) -> int | None:
     return int(np.argmax(broken_N)) if broken_N.any() else None
-
-
-def _is_int(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _require(condition: bool, name: str, value: Any, valid: str) -> None:
-    if not condition:
-        shown = repr(value)
-        shown = shown if len(shown) <= 80 else shown[:77] + '...'
-        raise PicJaxError(f'{name}={shown} is not valid: expected {valid}')
 
 
 def _tensors(stored: StoredContexts) -> dict[str, np.ndarray]:
@@ -270,8 +266,9 @@ def write(path: str | os.PathLike, stored: StoredContexts) -> None:
 
 def _serialise(stored: StoredContexts) -> bytes:
     """The safetensors bytes with the metadata in sorted order (the library's own order is random)."""
-    metadata = {'format': FORMAT, 'format_version': FORMAT_VERSION}
-    for name, value in dataclasses.asdict(stored.metadata).items():
+    values = {name: value for name, value in dataclasses.asdict(stored.metadata).items() if value is not None}
+    metadata = {'format': FORMAT, 'format_version': NESTED_VERSION if 'nesting' in values else FORMAT_VERSION}
+    for name, value in values.items():
         metadata[name] = value if isinstance(value, str) else json.dumps(value)
     tensors = {name: np.ascontiguousarray(array) for name, array in _tensors(stored).items()}
     blob = safetensors.numpy.save(tensors, metadata=metadata)
@@ -311,16 +308,20 @@ def read(path: str | os.PathLike) -> StoredContexts:
 
 def _parse_metadata(values: dict[str, str]) -> ContextMetadata:
     """The metadata strings of a file as `ContextMetadata`; lists and numbers are JSON text."""
-    for name, expected in (('format', FORMAT), ('format_version', FORMAT_VERSION)):
-        _require(values.get(name) == expected, f'metadata {name}', values.get(name), repr(expected))
+    for name, valid in (('format', (FORMAT,)), ('format_version', (FORMAT_VERSION, NESTED_VERSION))):
+        _require(values.get(name) in valid, f'metadata {name}', values.get(name), ' or '.join(map(repr, valid)))
     hints = {field.name: field.type for field in dataclasses.fields(ContextMetadata)}
+    if values['format_version'] == FORMAT_VERSION:
+        del hints['nesting']
     missing, extra = sorted(set(hints) - set(values)), sorted(set(values) - set(hints) - {'format', 'format_version'})
     if missing or extra:
         raise PicJaxError(f'metadata is not valid: missing {missing}, unknown {extra}')
     fields = {}
     for name, hint in hints.items():
         fields[name] = values[name]
-        if hint is not str:
+        if name == 'nesting':
+            fields[name] = Nesting.parse(values[name])
+        elif hint is not str:
             try:
                 value = json.loads(values[name])
             except (ValueError, RecursionError):
@@ -444,7 +445,7 @@ def describe(stored: StoredContexts) -> dict[str, Any]:
     numbers = sum(math.prod(_slot_shape(name, array)) for name, array in stored.vectors.items())
     slot_bytes = numbers * stored.special.itemsize
     rows = zip(stored.metadata.ids, stored.metadata.source_tokens, stored.lengths.tolist(), strict=True)
-    return _shared(stored) | {
+    return {name: value for name, value in _shared(stored).items() if value is not None} | {
         'contexts': [
             {'row': row, 'id': id_, 'source_tokens': n, 'k': k, 'ratio': n / k, 'bytes': k * slot_bytes}
             for row, (id_, n, k) in enumerate(rows)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pic_jax.config import to_mapping
+from pic_jax.config import RunConfig, to_mapping
 from pic_jax.data.examples import packed
 from pic_jax.data.loader import Batches
 from pic_jax.data.prepare import prepare
@@ -16,11 +16,17 @@ from pic_jax.errors import ConfigError
 from pic_jax.run import Run, check_fits
 from pic_jax.training.loop import initial_trainable, make_validation
 from pic_jax.training.objectives import compressor_loss
+from pic_jax.training.ratios import drawn_ratios, nested_losses
 from pic_jax.training.step import init_state, make_ensemble_step
 from pic_jax.training.workdir import flat
 from pic_jax.training.writers import Record
 
 MEMBER_KEYS = ('seed', 'optimizer.learning_rate', 'start')
+
+
+def member_keys(config: RunConfig) -> tuple[str, ...]:
+    """What members may differ in: not the seed where it draws a ratio, and so a program, for every step."""
+    return MEMBER_KEYS[1:] if config.compressor.ratios else MEMBER_KEYS
 
 
 class Outcome(NamedTuple):
@@ -40,11 +46,11 @@ def train_members(runs: Sequence[Run], note: Callable[[str], None]) -> tuple[lis
     Validated every `train.eval_every` steps. Nothing is stored: interrupted members start over.
 
     Args:
-      runs: E runs of one target, equal but for MEMBER_KEYS.
+      runs: E runs of one target, equal but for `member_keys`.
       note: takes lines about the progress.
 
     Returns:
-      an outcome per run, and the seconds that all steps took together, without the first, which compiles.
+      an outcome per run, and the seconds that all steps took together, without those that compiled.
 
     Raises:
       ConfigError: the runs differ in another key or use data.buckets, or memory and text do not fit the decoder.
@@ -59,7 +65,8 @@ def train_members(runs: Sequence[Run], note: Callable[[str], None]) -> tuple[lis
     batches = [
         Batches(training, config.data, names, run.eos_id, config.train.batch_size, run.config.seed) for run in runs
     ]
-    step_all = make_ensemble_step(compressor_loss(first), config.optimizer, config.train)
+    losses = nested_losses(first) or {0: compressor_loss(first)}
+    steps_all = {ratio: make_ensemble_step(loss, config.optimizer, config.train) for ratio, loss in losses.items()}
     peaks_E = jnp.array([run.config.optimizer.learning_rate for run in runs], jnp.float32)
     states_E = stack([init_state(initial_trainable(run), config.optimizer, config.train.steps) for run in runs])
     validate = make_validation(first, records['validation'])
@@ -73,13 +80,14 @@ def train_members(runs: Sequence[Run], note: Callable[[str], None]) -> tuple[lis
         note(f'step {step}  validation loss {losses}')
 
     validate_all(0)
-    seconds, started = 0.0, None
-    for step in range(1, config.train.steps + 1):
+    seconds, started, compiled = 0.0, time.perf_counter(), set()
+    for step, ratio in enumerate(drawn_ratios(tuple(losses), config.seed, range(config.train.steps)), 1):
         batch_E = stack([member_batches[step - 1] for member_batches in batches])
-        states_E, metrics_E = step_all(peaks_E, states_E, first.base, batch_E)
+        states_E, metrics_E = steps_all[ratio](peaks_E, states_E, first.base, batch_E)
         finite_E = np.asarray(metrics_E['finite'])  # waits for the step
-        if started is not None:
+        if ratio in compiled:
             seconds += time.perf_counter() - started
+        compiled.add(ratio)
         for member in np.flatnonzero(finite_E == 0):
             errors[member] = errors[member] or f'step {step}: loss or gradient is not finite'
         if all(errors):
@@ -95,15 +103,17 @@ def train_members(runs: Sequence[Run], note: Callable[[str], None]) -> tuple[lis
 
 
 def check_members(runs: Sequence[Run]) -> None:
-    """Raises ConfigError where runs differ in more than MEMBER_KEYS, or their batches in shape."""
+    """Raises ConfigError where runs differ in more than `member_keys`, or their batches in shape."""
     first, *others = [flat(to_mapping(run.config)) for run in runs]
+    keys = member_keys(runs[0].config)
     if others and first['data.buckets']:
         raise ConfigError(f'data.buckets={first["data.buckets"]} is not valid: expected none where members share steps')
     for other in others:
         for key in first:
-            if key not in MEMBER_KEYS and first[key] != other[key]:
+            if key not in keys and first[key] != other[key]:
+                why = ' (the seed draws the ratio of every step)' if key == 'seed' else ''
                 raise ConfigError(
-                    f'{key} is {first[key]} and {other[key]}: expected members that differ in {", ".join(MEMBER_KEYS)}'
+                    f'{key} is {first[key]} and {other[key]}: expected members that differ in {", ".join(keys)}{why}'
                 )
 
 

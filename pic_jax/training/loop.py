@@ -2,7 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pic_jax.budget import memory_slots, num_embeddings
 from pic_jax.compressors.registry import make_compressor
 from pic_jax.config import TrainConfig
 from pic_jax.data.examples import TokenisedRecord, packed
@@ -18,17 +20,19 @@ from pic_jax.data.prepare import prepare
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.evaluation.harness import Scores, batches_of, methods_of, score
 from pic_jax.evaluation.metrics import gap_share
-from pic_jax.masks import memory_slots, num_embeddings
 from pic_jax.models.scoring import Totals
+from pic_jax.nested import at_ratio, served_ratios, trainable_at
 from pic_jax.run import Run, check_fits, named_folder
 from pic_jax.training import weights
 from pic_jax.training.checkpoint import Checkpoints, restore_trainable
 from pic_jax.training.objectives import Loss, compressor_loss, words_totals
+from pic_jax.training.ratios import drawn_ratios, nested_losses
 from pic_jax.training.step import TrainState, init_state, make_train_step
 from pic_jax.training.workdir import compare_config, read_config, write_config
 from pic_jax.training.writers import MetricsFile, Progress, Record, make_progress
 
-RESIZABLE = ('ratio', 'chunk_size', 'window', 'context_length')  # what a compressor may change when it trains on
+# What a compressor may change when it trains on.
+RESIZABLE = ('ratio', 'ratios', 'chunk_size', 'window', 'context_length')
 
 
 class Job(NamedTuple):
@@ -40,6 +44,7 @@ class Job(NamedTuple):
       batches: batches by step. sources: names the examples of a batch, for messages.
       validate: trained parameters -> fields of a validation record.
       summary: lines to print at the start.
+      nested: {ratio: loss} where every step draws a ratio from `config.seed`; its loss is then minimised, not `loss`.
     """
 
     config: Any
@@ -50,6 +55,7 @@ class Job(NamedTuple):
     sources: Callable[[Batch], str]
     validate: Callable[[Any], Record]
     summary: Callable[[Any], list[str]]
+    nested: Mapping[int, Loss] = types.MappingProxyType({})
 
 
 def train(run: Run, workdir: Path) -> dict[str, Any]:
@@ -76,6 +82,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         sources=lambda batch: ', '.join(training[index].source for index in batch['index']),
         validate=make_validation(run, records['validation']),
         summary=lambda trainable: summary(run, trainable, len(training), dropped),
+        nested=nested_losses(run),
     )
     return fit(job, workdir)
 
@@ -83,8 +90,8 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
 def initial_trainable(run: Run) -> Any:
     """Fresh parameters, or those of the compressor in `config.start`.
 
-    That compressor may have been trained at another ratio and on other lengths (RESIZABLE); its memory embeddings are
-    then repeated or left out at even distances.
+    That compressor may have been trained at other ratios and on other lengths (RESIZABLE); its memory embeddings are
+    then repeated or left out at even distances. A nested one gives those that it uses at the run's ratio.
 
     Raises:
       PicJaxError: that workdir has no checkpoint.
@@ -100,6 +107,8 @@ def initial_trainable(run: Run) -> Any:
             raise ConfigError(f'start={run.config.start} has {name}={theirs}, this run has {name}={own}')
     saved = dataclasses.replace(run, config=config, compressor=make_compressor(config.compressor, run.decoder))
     trainable = restore_trainable(saved, folder)
+    if ours.ratio in config.compressor.ratios:
+        trainable = trainable_at(config.compressor, trainable, ours.ratio)
     if 'memory_embeddings' not in trainable:
         return trainable
     embeddings_MD = trainable['memory_embeddings']
@@ -145,7 +154,9 @@ def _steps(
     job: Job, state: TrainState, start: int, metrics: MetricsFile, checkpoints: Checkpoints, progress: Progress
 ) -> TrainState:
     config: TrainConfig = job.config.train
-    train_step = make_train_step(job.loss, job.config.optimizer, config)
+    losses = job.nested or {0: job.loss}
+    drawn = drawn_ratios(tuple(losses), job.config.seed, range(config.steps))
+    train_steps = {ratio: make_train_step(loss, job.config.optimizer, config) for ratio, loss in losses.items()}
     clock = _Clock()
     waiting: tuple[int, Batch, dict[str, jax.Array]] | None = None
 
@@ -157,7 +168,8 @@ def _steps(
         step, batch, values = waiting
         waiting = None
         clock.tokens += tokens_in(batch)
-        record = {'step': step, 'split': 'train'} | {name: float(value) for name, value in sorted(values.items())}
+        record = {'step': step, 'split': 'train'} | ({'ratio': int(drawn[step - 1])} if job.nested else {})
+        record |= {name: float(value) for name, value in sorted(values.items())}
         if not record.pop('finite'):
             raise PicJaxError(
                 f'step {step}: loss {record["loss"]} and gradient norm {record["grad_norm"]} are not finite; '
@@ -172,7 +184,7 @@ def _steps(
         batch = job.batches[step - 1]
         arrays = jax.device_put(batch)
         with jax.transfer_guard('disallow'):
-            state, values = train_step(state, job.frozen, arrays)
+            state, values = train_steps[drawn[step - 1]](state, job.frozen, arrays)
         settle()
         waiting = step, batch, values
         last = step == config.steps
@@ -234,7 +246,8 @@ def make_validation(run: Run, records: Sequence[TokenisedRecord]) -> Callable[[A
     Fields: `loss` (weighted as in training, without distill), `<objective>_nats`, `<objective>_exact` (share of
     examples whose every target token is the first choice where the right text precedes), nats with `_<control>` for
     every control, and `<objective>_gap_share` = (no_context - method) / (no_context - full_context). Controls that
-    do not depend on the compressor are scored once. `words_distance` is the loss `words` per vector.
+    do not depend on the compressor are scored once. `words_distance` is the loss `words` per vector. All are of the
+    finest ratio; a nested compressor adds `<objective>_nats_<ratio>x` for each of the others.
     """
     method, *controls = methods_of(run)
     # Spread over the split: its first examples may all be questions on a few documents.
@@ -269,9 +282,19 @@ def make_validation(run: Run, records: Sequence[TokenisedRecord]) -> Callable[[A
             if 'full_context' in nats and name != 'ae':
                 share = gap_share(nats['no_context'], nats['full_context'], record[f'{name}_nats'])
                 record |= {f'{name}_gap_share': share} if np.isfinite(share) else {}
-        return record
+        return record | nats_at_coarser_ratios(run, trainable, records)
 
     return validate
+
+
+def nats_at_coarser_ratios(run: Run, trainable: Any, records: Sequence[TokenisedRecord]) -> Record:
+    """`<objective>_nats_<ratio>x` of a nested compressor, for every ratio but its finest."""
+    compressor, record = run.config.compressor, {}
+    for ratio in compressor.ratios[1:]:
+        weights, view = trainable_at(compressor, trainable, ratio), run.at_ratio(ratio)
+        scores = score(view, weights, records, (compressor.method,), len(records))[compressor.method]
+        record |= {f'{name}_nats_{ratio}x': scores.per_token(name) for name in run.config.objective.names}
+    return record
 
 
 def count(tree: Any) -> int:
@@ -283,18 +306,25 @@ def summary(run: Run, trainable: Any, examples: int, dropped: int) -> list[str]:
     """What is about to happen, in a few lines."""
     config, devices = run.config, jax.devices()
     context = config.data.context_length
-    k = memory_slots(config.compressor, context)
+    ratios = served_ratios(config.compressor)
+    k = [memory_slots(at_ratio(config.compressor, ratio), context) for ratio in ratios]
+    drawn = f' (each step draws one of {len(ratios)})' if len(ratios) > 1 else ''
     layout = config.compressor.method
     if config.compressor.chunk_size:
         layout += f' (chunks of {config.compressor.chunk_size}, context sees {config.compressor.context_sees})'
     return [
         f'devices: {len(devices)} x {devices[0].device_kind}',
         f'parameters: {count(trainable):,} trained, {count(run.base):,} frozen ({config.base})',
-        f'{layout}: ratio {config.compressor.ratio}, {context} tokens -> k = {k} vectors',
+        f'{layout}: ratio {commas(ratios)}{drawn}, {context} tokens -> k = {commas(k)} vectors',
         f'{examples:,} training examples, {config.train.batch_size} a step, '
         f'up to {config.train.batch_size * context:,} context tokens a step',
         *([f'{dropped:,} documents are too short for data.min_context and are left out'] if dropped else []),
     ]
+
+
+def commas(numbers: Sequence[int]) -> str:
+    """`4, 8, 16`."""
+    return ', '.join(map(str, numbers))
 
 
 def _shares(record: Record) -> str:

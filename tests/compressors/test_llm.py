@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pic_jax.budget import slots_in
 from pic_jax.compressors import windows
 from pic_jax.compressors.llm import LLMCompressor
 from pic_jax.compressors.slots import decoder_memory
@@ -21,7 +22,7 @@ from pic_jax.config import (
     LoraConfig,
 )
 from pic_jax.errors import ConfigError
-from pic_jax.masks import make_layout, slots_in
+from pic_jax.masks import make_layout
 
 TOKENS = np.random.default_rng(0).permutation(64)  # distinct, so that a row of the embedding table is a position
 

@@ -202,7 +202,8 @@ def save_raw(folder: Path, tensors: dict, **metadata: str | None) -> Path:
     [
         ({'format': None}, "metadata format=None .*'pic-context'"),
         ({'format': 'pt'}, "metadata format='pt'"),
-        ({'format_version': '2'}, "metadata format_version='2' .*'1'"),
+        ({'format_version': '3'}, "metadata format_version='3' .*'1' or '2'"),
+        ({'format_version': '2'}, r"missing \['nesting'\], unknown \[\]"),
         ({'ids': None}, r"missing \['ids'\], unknown \[\]"),
         ({'created': 'today'}, r"unknown \['created'\]"),
         ({'target': ''}, "target='' .*id of the target"),

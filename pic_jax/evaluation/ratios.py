@@ -1,0 +1,70 @@
+"""A table for every ratio that a nested compressor serves."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pic_jax.data.examples import TokenisedRecord
+from pic_jax.errors import ConfigError
+from pic_jax.evaluation.costs import Cost, costs
+from pic_jax.evaluation.harness import Row, evaluate, methods_of, score
+from pic_jax.nested import served_ratios, trainable_at
+from pic_jax.run import Run
+
+SAME_AT_EVERY_RATIO = ('full_context', 'no_context')
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The rows of one ratio, and each method's answers where the run has questions."""
+
+    ratio: int
+    rows: list[Row]
+    answers: dict[str, list[str]]
+
+
+def chosen_ratios(run: Run, text: str | None) -> list[int]:
+    """The ratios of `--ratios=4,16`, ascending; all that the compressor serves where it is not given.
+
+    Raises:
+      ConfigError: something else, or a ratio that is not served.
+    """
+    served = served_ratios(run.config.compressor)
+    words = text.split(',') if text is not None else map(str, served)
+    found = {int(word) if word.strip().isdecimal() else word for word in words}
+    if not found <= set(served):
+        raise ConfigError(f'--ratios={text} is not valid: expected some of {",".join(map(str, served))}')
+    return sorted(found)
+
+
+def tables_at(
+    run: Run, trainable: dict[str, Any], records: Sequence[TokenisedRecord], limit: int, ratios: Sequence[int]
+) -> list[Table]:
+    """`harness.evaluate` at each ratio.
+
+    Controls that do not depend on it have rows in the first table only, and count in the shares of the gap in all.
+    """
+    methods = methods_of(run)
+    fixed = [name for name in methods if name in SAME_AT_EVERY_RATIO] if len(ratios) > 1 else []
+    known = score(run, trainable, records[:limit], fixed, limit) if fixed else {}
+    found = []
+    for ratio in ratios:
+        view, weights = run.at_ratio(ratio), trainable_at(run.config.compressor, trainable, ratio)
+        names = [name for name in methods if not found or name not in fixed]
+        found.append(Table(ratio, *evaluate(view, weights, records, limit, names, known)))
+    return found
+
+
+def costs_of(run: Run, trainable: dict[str, Any], records: Sequence[TokenisedRecord], table: Table) -> dict[str, Cost]:
+    """What each method of a table costs."""
+    weights = trainable_at(run.config.compressor, trainable, table.ratio)
+    return costs(run.at_ratio(table.ratio), weights, records, {row.method: row.k for row in table.rows})
+
+
+def named(tables: Sequence[Table], values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What each table has by method as one: names of ratios after the first are `METHOD RATIOx`."""
+    names = {}
+    for table, by_method in zip(tables, values, strict=True):
+        suffix = '' if table is tables[0] else f' {table.ratio}x'
+        names |= {method + suffix: value for method, value in by_method.items()}
+    return names
