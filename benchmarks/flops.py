@@ -33,6 +33,7 @@ ROWS = {
     'pic, recurrent': dict(
         method='pic', chunk_size=CHUNK, context_sees='chunk+memory', memory_sees_memory='previous'
     ),
+    'kv500x': dict(method='kv500x'),
     'mean_pool': dict(method='mean_pool'),
     'icformer': dict(method='icformer'),
     'icformer, windows of 512': dict(method='icformer', window=WINDOW, window_split='even'),

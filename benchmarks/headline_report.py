@@ -59,7 +59,18 @@ def table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def control(ceiling: Row, method: str, metric: str) -> float:
     """A control's cell on questions."""
-    return value({'rows': [cell for cell in ceiling['rows'] if cell['method'] == method]}, metric)
+    return value({'rows': rows_of_control(ceiling, method)}, metric)
+
+
+def rows_of_control(ceiling: Row, method: str) -> list[Row]:
+    """The cells of one control."""
+    return [cell for cell in ceiling['rows'] if cell['method'] == method]
+
+
+def on_word_lists(cells: list[Row]) -> float:
+    """Accuracy on word lists; older rows have it as the exact match of questions."""
+    accuracy = value({'rows': cells}, 'accuracy', 'icl')
+    return value({'rows': cells}, 'em') if math.isnan(accuracy) else accuracy
 
 
 def ceilings_table() -> str:
@@ -84,7 +95,7 @@ def questions_table() -> str:
     for ratio in MEASURED:
         for label in LABELS:
             rows = rows_of(label, ratio)
-            lists = [value({'rows': row['word_lists']}, 'em') for row in rows]
+            lists = [on_word_lists(row['word_lists']) for row in rows]
             lines.append(
                 [
                     f'{ratio}x', label, spread([value(row, 'em') for row in rows], share),
@@ -96,7 +107,7 @@ def questions_table() -> str:
         for name in CONTROLS:
             tables = [row for phase in ('ceiling', 'word_lists') for row in stored(phase) if row['ratio'] == ratio]
             cells = [control(t, name, metric) for t in tables[:1] for metric in ('em', 'f1', 'nats_per_token')]
-            lists = [share(control(t, name, 'em')) for t in tables[1:]]
+            lists = [share(on_word_lists(rows_of_control(t, name))) for t in tables[1:]]
             shown = [show(cell) for show, cell in zip((share, share, nats), cells, strict=False)]
             lines.append([f'{ratio}x', name, *shown, *(lists or ['-']), ''])
     return table(('ratio', 'method', 'EM', 'F1', 'nats per token', 'word lists, EM', 'seeds'), lines)
@@ -217,10 +228,16 @@ def time_table() -> str:
     return table(heading, lines)
 
 
+def _options(options: list[str]) -> str:
+    """What a row changes in the preset; tokens of a chunk depend on the ratio, so they have names."""
+    named = [option.format(chunk='preset', two_chunks='2 x preset') for option in options]
+    return ' '.join(named) or 'as in the preset'
+
+
 def screening_table() -> str:
     """Options of PIC, and the learning rates of every method; validation."""
     lines = [
-        [row['label'], ' '.join(row['options']) or 'as in the preset', row['phase'], nats(value(row, 'nats_per_token')),
+        [row['label'], _options(row['options']), row['phase'], nats(value(row, 'nats_per_token')),
          share(value(row, 'em'))]
         for phase in ('screen1', 'screen2')
         for row in sorted(stored(phase), key=lambda row: value(row, 'nats_per_token'))

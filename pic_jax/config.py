@@ -127,6 +127,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         chunk_size=64, context_sees='chunk', memory_sees_memory='own', memory_embeddings='per_chunk',
         positions='spread', position_origin='window', encoder_attention='causal',
     ),
+    'kv500x': _WHOLE_WINDOW,
     'icformer': _WHOLE_WINDOW,
     'mean_pool': _WHOLE_WINDOW | dict(positions='spread'),
     'constant_memory': _WHOLE_WINDOW,
@@ -139,7 +140,7 @@ class CompressorConfig:
     """What a memory position sees, where it stands and how it is trained. Make one with `preset`.
 
     Attributes:
-      method: icae, epl and pic share an encoder, which the fields below define; the others have their own.
+      method: icae, epl, pic and kv500x share an encoder, which the fields below define; the others have their own.
       ratio: r, context tokens per memory vector.
       context_length: the longest window (in tokens) that `per_window` embeddings are made for.
       chunk_size: c, tokens per chunk, a multiple of r; None makes the whole window one chunk.
@@ -230,6 +231,8 @@ class CompressorConfig:
             only('chunk_size', None, why=f'{method} sees the whole window (method pic has chunks)')
         if method == 'constant_memory':
             only('window', None, why='constant_memory sees no context')
+        if method == 'kv500x':
+            only('projector', 'none', why='kv500x gives keys and values, not vectors')
         if method == 'icformer':
             only('context_sees', 'causal', why='icformer encodes no context')
         if method == 'mean_pool':
@@ -279,7 +282,7 @@ class DataConfig:
     """Where examples come from and their shapes.
 
     Attributes:
-      source: a .jsonl, .txt/.md or SQuAD-format .json file, `hub:owner/name[:config]`, or `generated`.
+      source: a .jsonl, .txt/.md or SQuAD-format .json file, `hub:owner/name[:config[:split]]`, or `generated`.
       validation, test: how many groups are held out, counted from the end of the source: test is the last,
         validation the ones before it. A group is a document, or all questions of one article or context. For
         `generated`, how many documents of these splits are made.
@@ -453,6 +456,9 @@ class RunConfig:
         _one_of('dtype', self.dtype, DTYPES)
         _one_of('prompt_template', self.prompt_template, TEMPLATES)
         compressor = self.compressor
+        if self.objective.words:
+            _require(compressor.method != 'kv500x', 'objective.words', self.objective.words,
+                     '0 for compressor.method=kv500x, which gives keys and values, not vectors')  # fmt: skip
         if self.objective.words and compressor.window is not None:
             # Slot j of the targets is tokens j r .. (j + 1) r - 1, also where a window starts.
             fits = compressor.window % compressor.ratio == 0 and compressor.window_split == 'fixed'

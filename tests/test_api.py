@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import pic_jax
-from pic_jax.config import to_mapping
+from pic_jax.api import TrainedCompressor
+from pic_jax.config import CompressorConfig, to_mapping
 from pic_jax.data.tokenise import encode
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.interop import contexts
+from pic_jax.run import open_run
 
 TEXTS = ['Mara lives in Stonehaven.', 'Wilsten works as a lawyer and never leaves without apples.', 'A']
 
@@ -101,6 +103,22 @@ def test_stored_contexts_give_the_same_memory_and_answers(trained, memory, tmp_p
         assert got.tobytes() == wanted.tobytes()
     prompts = ['Mara', 'Wilsten', 'A']
     assert trained.generate(again, prompts, 5) == trained.generate(memory, prompts, 5)
+
+
+def test_keys_and_values_are_stored_and_answer_likewise(trained, tmp_path):
+    config = dataclasses.replace(
+        trained.run.config, compressor=CompressorConfig.preset('kv500x', ratio=4, context_length=64)
+    )
+    run = open_run(config)
+    other = TrainedCompressor(run, run.init_trainable())
+    memory = other.compress(TEXTS)
+    contexts.write(tmp_path / 'file.safetensors', other.store(TEXTS, ['a', 'b', 'c']))
+    again = other.memory_of(contexts.read(tmp_path / 'file.safetensors'))
+    assert again.keys.shape == (3, int(memory.lengths.max()), 2, 2, 8)
+    prompts = ['Mara', 'Wilsten works', 'A']
+    assert other.generate(again, prompts, 5) == other.generate(memory, prompts, 5)
+    shuffled = memory.replace(keys=memory.keys[::-1], values=memory.values[::-1])
+    assert other.generate(shuffled, prompts, 5) != other.generate(memory, prompts, 5)
 
 
 def test_contexts_of_other_weights_are_refused(trained):

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ EXAMPLE = """examples:
   pic-jax ablate --config=configs/sweeps/chunk_size.py --workdir=runs/chunk_size
   pic-jax ablate --config=configs/sweeps/chunk_size.py --workdir=runs/quick --config.train.steps=20 --examples=24
 
-FILE defines get_config() and get_sweep(), a list of overrides like {'compressor.ratio': 8, 'seed': 0}.
+FILE defines get_config() and get_sweep(), a list of overrides like {'compressor.ratio': 8, 'seed': 0}. Two stages, the
+second from the weights of the first, row by row:
+  pic-jax ablate --config=configs/sweeps/chunk_size.py:words --workdir=runs/words --save
+  pic-jax ablate --config=configs/sweeps/chunk_size.py --workdir=runs/chunk_size --start_from=runs/words
 """
 TAKES_OVERRIDES = True
 
@@ -23,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     settings.add_arguments(parser)
     parser.add_argument('--split', default='validation', choices=('validation', 'test'))
     parser.add_argument('--examples', type=int, default=1000, metavar='N', help='how many at the most (default 1000)')
+    parser.add_argument('--save', action='store_true', help='keep the weights of every row (rows/NAME/)')
+    parser.add_argument(
+        '--start_from', metavar='DIR', type=Path, help='start each row from the weights of the same row in that sweep'
+    )
     parser.add_argument('--json', action='store_true', help='print the stored rows as JSON instead of the table')
 
 
@@ -47,9 +55,13 @@ def run(args: argparse.Namespace) -> int:
             config, error = settings.resolve(copy.deepcopy(values), [*words, *args.overrides]), None
         except ConfigError as refused:
             config, error = None, str(refused)
-        rows.append(ablation.Row(overrides, config, error))
+        row = ablation.Row(overrides, config, error)
+        if config and args.start_from:
+            start = str(ablation.weights_folder(args.start_from, row))
+            row = row._replace(config=dataclasses.replace(config, start=start))
+        rows.append(row)
     stored, failures = ablation.run_sweep(
-        rows, workdir, args.split, args.examples, lambda line: print(line, file=sys.stderr, flush=True)
+        rows, workdir, args.split, args.examples, lambda line: print(line, file=sys.stderr, flush=True), args.save
     )
     if stored:
         write_text(workdir / 'sweep.csv', ablation.to_csv(stored))

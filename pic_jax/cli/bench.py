@@ -8,10 +8,10 @@ from pathlib import Path
 HELP = 'run a benchmark of the repository'
 EXAMPLE = """examples:
   pic-jax bench flops
-  pic-jax bench flops --json
+  pic-jax bench compression_time --json
 """
 FOLDER = Path(__file__).parents[2] / 'benchmarks'
-NAMES = ('flops',)
+NAMES = ('compression_time', 'flops')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

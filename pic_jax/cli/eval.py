@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     origin = {'split': args.split, 'source': config.data.source, 'seed': config.seed, 'step': newest_step(run, workdir)}
     if any(row.metric == 'bleu4' for row in rows):
         origin['bleu_signature'] = metrics.bleu_signature()
+    if any(row.metric in metrics.ROUGE for row in rows):
+        origin['rouge_signature'] = metrics.rouge_signature()
     results = origin | {'rows': tables.to_dicts(rows)}
     write_text(workdir / 'results.json', json.dumps(results, indent=1) + '\n')
     spent = costs(run, trained.trainable, records[: args.examples], {row.method: row.k for row in rows})

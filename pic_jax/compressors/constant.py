@@ -39,7 +39,7 @@ class ConstantMemory:
         valid_BM = slot_M[None] * ratio < lengths_B[:, None]
         embeddings_BMD = jnp.broadcast_to(embeddings_MD[None], (len(lengths_B), *embeddings_MD.shape))
         spread_BM = jnp.where(valid_BM, slot_M[None] * ratio + (ratio - 1) // 2, 0)
-        return decoder_memory(self.config, embeddings_BMD, spread_BM, valid_BM, lengths_B)
+        return decoder_memory(self.config, {'embeddings': embeddings_BMD}, spread_BM, valid_BM, lengths_B)
 
     def check_length(self, num_tokens: int) -> None:
         """Refuses contexts that need more vectors than there are."""

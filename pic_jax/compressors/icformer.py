@@ -160,15 +160,16 @@ class ICFormer:
         """Digests see tokens and digests."""
         return slice(layout.num_tokens, None), slice(None)
 
-    def encode_windows(self, base, trainable, layout: Layout, tokens_Rn, positions_RS, mask_RTS) -> jax.Array:
-        """[R, k, D] final digests of R windows."""
+    def encode_windows(
+        self, base, trainable, layout: Layout, tokens_Rn, positions_RS, mask_RTS
+    ) -> dict[str, jax.Array]:
+        """Final digests of R windows."""
         words_RnD = self.decoder.apply({'params': base}, tokens_Rn, method='embed')
         digests_kD = trainable['memory_embeddings'][layout.embedding_index]
         digests_RkD = jnp.broadcast_to(digests_kD[None], (tokens_Rn.shape[0], *digests_kD.shape))
         weights = {'params': trainable['icformer']}
-        return project(
-            trainable['projector'], self.digester.apply(weights, digests_RkD, words_RnD, positions_RS, mask_RTS)
-        )
+        states_RkD = self.digester.apply(weights, digests_RkD, words_RnD, positions_RS, mask_RTS)
+        return {'embeddings': project(trainable['projector'], states_RkD)}
 
     def check_length(self, num_tokens: int) -> None:
         """Refuses contexts that the learned digests do not reach."""

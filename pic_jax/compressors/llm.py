@@ -50,18 +50,25 @@ class LLMCompressor:
         """The target's shape."""
         return self.decoder.config
 
+    @property
+    def slot_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of what one slot holds, by field of `Memory`."""
+        return {'embeddings': (self.decoder.config.hidden_size,)}
+
     def sight(self, layout: Layout) -> tuple[slice, slice]:
         """All positions."""
         return slice(None), slice(None)
 
-    def encode_windows(self, base, trainable, layout: Layout, tokens_Rn, positions_RS, mask_RTS) -> jax.Array:
-        """[R, k, D] projected states of the slots of R windows."""
+    def encode_windows(
+        self, base, trainable, layout: Layout, tokens_Rn, positions_RS, mask_RTS
+    ) -> dict[str, jax.Array]:
+        """What the slots of R windows hold, [R, k, ...]."""
         check_positions(self.decoder, layout.num_positions)
         return self.encode(base, trainable, tokens_Rn, layout.embedding_index, positions_RS, mask_RTS)[0]
 
     def encode(
         self, base, trainable, tokens_Rn, embedding_index_k, positions_RS, mask_RTS, past: KeyValues | None = None
-    ) -> tuple[jax.Array, KeyValues]:
+    ) -> tuple[dict[str, jax.Array], KeyValues]:
         """The encoder itself, on [n tokens][k slots].
 
         Args:
@@ -70,11 +77,12 @@ class LLMCompressor:
           past: keys and values of earlier memory.
 
         Returns:
-          projected states [R, k, D] of the slots, and keys and values of all n + k positions.
+          what the slots hold, [R, k, ...] by field of `Memory`, and keys and values of all n + k positions.
         """
         variables, x_RSD = self.encoder_input(base, trainable, tokens_Rn, embedding_index_k)
         hidden_RSD, key_values = self.decoder.apply(variables, x_RSD, positions_RS, mask_RTS, past)
-        return project(trainable['projector'], hidden_RSD[:, tokens_Rn.shape[1] :]), key_values
+        slots_RkD = project(trainable['projector'], hidden_RSD[:, tokens_Rn.shape[1] :])
+        return {'embeddings': slots_RkD}, key_values
 
     def encoder_input(self, base, trainable, tokens_Rn, embedding_index_k) -> tuple[dict[str, Any], jax.Array]:
         """The adapted decoder's variables, and the embeddings [R, n + k, D] of [n tokens][k slots]."""

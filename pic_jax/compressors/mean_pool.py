@@ -49,8 +49,10 @@ class MeanPool:
         """Tokens see tokens."""
         return slice(layout.num_tokens), slice(layout.num_tokens)
 
-    def encode_windows(self, base, trainable, layout: Layout, tokens_Rn, positions_RS, mask_RTS) -> jax.Array:
-        """[R, k, D] projected means of R windows."""
+    def encode_windows(
+        self, base, trainable, layout: Layout, tokens_Rn, positions_RS, mask_RTS
+    ) -> dict[str, jax.Array]:
+        """Projected means of R windows."""
         check_positions(self.decoder, _num_positions(layout))
         r, n, k = self.config.ratio, layout.num_tokens, layout.num_slots
         words_RnD = self.decoder.apply({'params': base}, tokens_Rn, method='embed')
@@ -62,7 +64,8 @@ class MeanPool:
         groups_Rkr = [jnp.pad(x, ((0, 0), (0, k * r - n), (0, 0))).reshape(len(x), k, r, -1)
                       for x in (hidden_RnD, is_true_Rn1)]  # fmt: skip
         sum_RkD, count_Rk1 = (jnp.sum(x, axis=2) for x in groups_Rkr)
-        return project(trainable['projector'], (sum_RkD / jnp.maximum(count_Rk1, 1)).astype(self.decoder.dtype))
+        mean_RkD = (sum_RkD / jnp.maximum(count_Rk1, 1)).astype(self.decoder.dtype)
+        return {'embeddings': project(trainable['projector'], mean_RkD)}
 
     def check_length(self, num_tokens: int) -> None:
         """Refuses contexts that pass the model's positions."""

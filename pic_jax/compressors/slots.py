@@ -28,8 +28,11 @@ class WindowEncoder(Protocol):
 
     def encode_windows(
         self, base: Params, trainable: dict[str, Any], layout: Layout, tokens_Rn, positions_RS, mask_RTS
-    ) -> jax.Array:
-        """[R, k, D] vectors of the slots. positions_RS: ids of [n tokens][k slots]; mask_RTS: bool, of `sight`."""
+    ) -> dict[str, jax.Array]:
+        """What the slots hold, [R, k, ...] by field of `Memory`.
+
+        positions_RS: ids of [n tokens][k slots]; mask_RTS: bool, of `sight`.
+        """
         ...
 
 
@@ -49,21 +52,26 @@ def compress_windows(
     valid_RS = layout.valid(lengths_R)
     mask_RTS = layout.dense_mask(queries, keys)[None] & valid_RS[:, None, keys]
     tokens_Rn, positions_RS = parts.tokens.reshape(B * W, n), layout.positions(lengths_R)
-    slots_RkD = encoder.encode_windows(base, trainable, layout, tokens_Rn, positions_RS, mask_RTS)
+    vectors = encoder.encode_windows(base, trainable, layout, tokens_Rn, positions_RS, mask_RTS)
     valid_BM = valid_RS[:, n:].reshape(B, -1)
     slot_start_Wk = parts.starts[..., None] + layout.cells.source[n:][None, None]
     spread_BM = slot_start_Wk.reshape(B, -1) + (config.ratio - 1) // 2
-    slots_BMD = slots_RkD.reshape(B, -1, slots_RkD.shape[-1])
-    valid_BM, spread_BM, slots_BMD = windows.pack_valid(valid_BM, spread_BM, slots_BMD)
-    return decoder_memory(config, slots_BMD, spread_BM, valid_BM, lengths_B)
+    arrays = [array.reshape(B, -1, *array.shape[2:]) for array in vectors.values()]
+    valid_BM, spread_BM, *arrays = windows.pack_valid(valid_BM, spread_BM, *arrays)
+    return decoder_memory(config, dict(zip(vectors, arrays, strict=True)), spread_BM, valid_BM, lengths_B)
 
 
 def decoder_memory(
-    config: CompressorConfig, embeddings_BMD: jax.Array, spread_BM: jax.Array, valid_BM: jax.Array, lengths_B: jax.Array
+    config: CompressorConfig,
+    vectors: dict[str, jax.Array],
+    spread_BM: jax.Array,
+    valid_BM: jax.Array,
+    lengths_B: jax.Array,
 ) -> Memory:
     """Packed slots as the decoder sees them.
 
     Args:
+      vectors: what they hold, [B, M, ...] by field of `Memory`.
       spread_BM: id of each slot if memory is spread over the context (its group's start + (r - 1) // 2).
       lengths_B: true context tokens.
     """
@@ -76,4 +84,5 @@ def decoder_memory(
         positions_BM = spread_BM
         # The last slot of a short group may stand past the context's end; the text follows both.
         text_start_B = jnp.maximum(lengths_B, jnp.max(spread_BM, axis=1, initial=-1) + 1)
-    return Memory(embeddings_BMD, positions_BM.astype(jnp.int32), valid_BM, text_start_B.astype(jnp.int32))
+    places = positions_BM.astype(jnp.int32), valid_BM, text_start_B.astype(jnp.int32)
+    return Memory(vectors.get('embeddings'), *places, vectors.get('keys'), vectors.get('values'))

@@ -31,9 +31,9 @@ from pic_jax.models.decoder import KeyValues, Params
 
 
 class Slots(NamedTuple):
-    """New memory vectors [j, D], and the first context token [j] of the group that each stands for."""
+    """What new slots hold, [j, ...] by field of `Memory`, and the first context token [j] of the group of each."""
 
-    embeddings: np.ndarray
+    vectors: dict[str, np.ndarray]
     starts: np.ndarray
 
 
@@ -96,8 +96,8 @@ def to_memory(compressor: LLMCompressor, parts: list[Slots], num_tokens: int) ->
     slots = _concatenate(parts, compressor)
     spread_1M = jnp.asarray(slots.starts)[None] + (compressor.config.ratio - 1) // 2
     valid_1M = jnp.ones((1, len(slots.starts)), bool)
-    embeddings_1MD = jnp.asarray(slots.embeddings)[None]
-    return decoder_memory(compressor.config, embeddings_1MD, spread_1M, valid_1M, jnp.array([num_tokens]))
+    vectors = {name: jnp.asarray(array)[None] for name, array in slots.vectors.items()}
+    return decoder_memory(compressor.config, vectors, spread_1M, valid_1M, jnp.array([num_tokens]))
 
 
 def why_not_streamable(config: CompressorConfig) -> str | None:
@@ -151,11 +151,14 @@ def _compress_chunk(compressor, base, trainable, state: StreamState, size: int) 
     first_slot = chunk * layout.num_slots if config.memory_embeddings == 'per_window' else 0
     tokens_1c = np.zeros((1, full_size), np.int32)
     tokens_1c[0, :size] = state.pending[:size]
-    slots_kD, key_values = _chunk_pass(
+    vectors, key_values = _chunk_pass(
         compressor, base, trainable, tokens_1c, np.array([size]), offset, first_slot, state.past, state.past_count
     )
     k = slots_in(config, size)
-    made = Slots(np.asarray(slots_kD)[:k], state.num_tokens + layout.cells.source[layout.num_tokens :][:k])
+    made = Slots(
+        {name: np.asarray(array)[:k] for name, array in vectors.items()},
+        state.num_tokens + layout.cells.source[layout.num_tokens :][:k],
+    )
     num_tokens = state.num_tokens + size
     window_ends = config.window is not None and num_tokens % config.window == 0
     past, past_count = state.past, 0
@@ -167,8 +170,8 @@ def _compress_chunk(compressor, base, trainable, state: StreamState, size: int) 
 @functools.partial(jax.jit, static_argnums=0)
 def _chunk_pass(
     compressor: LLMCompressor, base, trainable, tokens_1c, length_1, offset, first_slot, past, past_count
-) -> tuple[jax.Array, KeyValues]:
-    """One chunk, padded to its full size: [k, D] slots and the keys and values [L, 1, k, K, H] of the slots."""
+) -> tuple[dict[str, jax.Array], KeyValues]:
+    """One chunk, padded to full size: what its k slots hold, [k, ...], and their keys and values [L, 1, k, K, H]."""
     config = compressor.config
     layout = make_layout(config, tokens_1c.shape[1])
     own = layout.cells
@@ -180,7 +183,7 @@ def _chunk_pass(
         keys = Cells(*(np.concatenate(pair) for pair in zip(earlier, own, strict=True)))
         keys_valid_1S = jnp.concatenate([jnp.arange(P)[None] < past_count, keys_valid_1S], axis=1)
     mask_1TS = sees(config, own[:, None], keys[None, :])[None] & keys_valid_1S[:, None, :]
-    slots_1kD, key_values = compressor.encode(
+    vectors, key_values = compressor.encode(
         base,
         trainable,
         tokens_1c,
@@ -189,7 +192,8 @@ def _chunk_pass(
         mask_1TS,
         past,
     )
-    return slots_1kD[0], jax.tree.map(lambda x: x[:, :, layout.num_tokens :], key_values)
+    own_vectors = {name: array[0] for name, array in vectors.items()}
+    return own_vectors, jax.tree.map(lambda x: x[:, :, layout.num_tokens :], key_values)
 
 
 def _append(past: KeyValues, count: int, new: KeyValues) -> KeyValues:
@@ -205,6 +209,6 @@ def _append(past: KeyValues, count: int, new: KeyValues) -> KeyValues:
 
 
 def _concatenate(parts: list[Slots], compressor: LLMCompressor) -> Slots:
-    D = compressor.decoder.config.hidden_size
-    empty = Slots(np.zeros((0, D), np.dtype(compressor.decoder.dtype)), np.zeros(0, np.int64))
-    return Slots(*(np.concatenate(arrays) for arrays in zip(empty, *parts, strict=True)))
+    dtype = np.dtype(compressor.decoder.dtype)
+    empty = {name: np.zeros((0, *shape), dtype) for name, shape in compressor.slot_shapes.items()}
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), Slots(empty, np.zeros(0, np.int64)), *parts)

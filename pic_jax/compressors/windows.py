@@ -39,7 +39,7 @@ def pack_valid(valid_BM: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]
     """Moves the valid slots of each row to its front, in order, and zeroes the rest.
 
     Returns:
-      the packed validity, then each of `arrays` ([B, M] or [B, M, D]) packed the same way.
+      the packed validity, then each of `arrays` ([B, M, ...]) packed the same way.
     """
     order_BM = jnp.argsort(~valid_BM, axis=1, stable=True)
     packed_BM = jnp.take_along_axis(valid_BM, order_BM, axis=1)

@@ -21,7 +21,7 @@ _NOTHING = np.zeros(0, np.int32)
 class TokenisedRecord:
     """A record as int32 ids: `context` [n], `question` (template and prompt) and `answer`, empty for plain text.
 
-    `more` holds further (question, answer) pairs on the same context, see `packed`; `place` is the record's.
+    `place` and `task` are the record's. `more` holds further (question, answer) pairs on its context, see `packed`.
     """
 
     context: np.ndarray
@@ -32,6 +32,7 @@ class TokenisedRecord:
     source: str
     place: float | None = None
     more: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    task: str = 'qa'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +88,9 @@ def tokenise_records(
         if record.prompt is not None:
             question, answer = encode_question(tokenizer, template, record.prompt, record.answers[0])
         tokenised = TokenisedRecord(
-            encoded[record.context], question, answer, record.prompt, record.answers, record.source, record.place
-        )
+            encoded[record.context], question, answer, record.prompt, record.answers, record.source, record.place,
+            task=record.task,
+        )  # fmt: skip
         if record.prompt is not None:
             _check_lengths(tokenised, cfg, objectives, eos_id)
         elif len(tokenised.context) - _reserved(cfg, objectives) < cfg.min_context:

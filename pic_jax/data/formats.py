@@ -1,8 +1,9 @@
 """File formats: the text of a file becomes records."""
 
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pic_jax.data.records import Record, from_fields
@@ -10,6 +11,7 @@ from pic_jax.errors import PicJaxError
 
 # A passage holds this many characters per token of the window, so that it fills one with any tokenizer.
 _CHARACTERS_PER_TOKEN = 6
+EXAMPLES = 4  # worked examples in the context of a question that comes without one
 
 
 def jsonl(text: str, file: str) -> Iterator[Record]:
@@ -41,6 +43,28 @@ def json_lines(text: str, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(fields, dict):
             raise PicJaxError(f'{source}: {line.strip()[:40]} is not a record: expected a JSON object')
         yield source, fields
+
+
+def with_examples(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Questions and answers without a context, each with others of the table as worked examples in its place.
+
+    Every block of 2 * `EXAMPLES` rows is cut in two: either half is the context of the questions in the other, so no
+    question is answered in its own context, and one context serves several questions. A block is one group. A row left
+    over at the end, with no other in its block, is not asked.
+
+    Args:
+      rows: (source, fields with `question` and `answer`).
+    """
+    left = iter(rows)
+    for number in itertools.count():
+        block = list(itertools.islice(left, 2 * EXAMPLES))
+        if len(block) < 2:
+            return
+        first, second = block[: len(block) // 2], block[len(block) // 2 :]
+        for examples, asked in ((second, first), (first, second)):
+            context = '\n\n'.join(f'Question: {row["question"]}\nAnswer: {row["answer"]}' for _, row in examples)
+            for source, row in asked:
+                yield source, {**row, 'context': context, 'title': f'block {number}', 'task': 'icl'}
 
 
 def squad(text: str, file: str) -> Iterator[Record]:

@@ -154,6 +154,6 @@ def _word_list(config: CorpusConfig, rng: random.Random, name: str) -> list[Reco
     sentences = _filled([(rng.choice(lexicon.ICL_OPENINGS), []), *told], config.words, rng)
     context = ' '.join(sentence for sentence, _ in sentences)
     return [
-        Record(context, rng.choice(lexicon.ICL_ASKED).format(word=word), (label,), name, name)
+        Record(context, rng.choice(lexicon.ICL_ASKED).format(word=word), (label,), name, name, task='icl')
         for word, label in rng.sample(asked, len(asked))[: config.questions]
     ]

@@ -19,8 +19,8 @@ def read(source: str, window: int) -> list[Record]:
     """Reads every record of `source`, in the order of the source.
 
     Args:
-      source: a .jsonl, .txt/.md or SQuAD-format .json file, or `hub:owner/name[:config]`; `$NAME` at the start of a
-        path is an environment variable.
+      source: a .jsonl, .txt/.md or SQuAD-format .json file, or `hub:owner/name[:config[:split]]`; `$NAME` at the start
+        of a path is an environment variable.
       window: tokens of context and target together; a text file is cut into passages that fill it.
 
     Raises:
@@ -51,11 +51,17 @@ def expand(path: str) -> Path:
 def from_dataset(dataset: 'datasets.Dataset', name: str) -> list[Record]:
     """Records of a table whose columns are named like the fields of a .jsonl line.
 
+    A table of questions and answers alone, as GSM8K is, has its own rows as examples: `formats.with_examples`.
+
     Raises:
       PicJaxError: the columns are not recognised, or a row is malformed.
     """
-    rows = (from_fields(row, f'{name} row {number}') for number, row in enumerate(dataset))
-    return [record for record in rows if record]
+    rows = ((f'{name} row {number}', row) for number, row in enumerate(dataset))
+    columns = set(dataset.column_names)
+    if {'question', 'answer'} <= columns and not columns & {'text', 'context', 'input'}:
+        rows = formats.with_examples(rows)
+    records = (from_fields(row, source) for source, row in rows)
+    return [record for record in records if record]
 
 
 def split(records: list[Record], validation: int, test: int) -> dict[str, list[Record]]:
@@ -97,7 +103,7 @@ def _read_file(source: str, window: int) -> list[Record]:
     if path.suffix not in ('.jsonl', '.json', '.txt', '.md'):
         raise ConfigError(
             f'data.source={source!r} is not valid: expected a .jsonl, .json, .txt or .md file, '
-            'hub:owner/name[:config] or generated'
+            'hub:owner/name[:config[:split]] or generated'
         )
     text = _read_text(path)
     if path.suffix == '.jsonl':
@@ -150,9 +156,10 @@ def _read_text(path: Path) -> str:
 def _download(source: str) -> 'datasets.Dataset':
     import datasets
 
-    name, _, config = source.removeprefix('hub:').partition(':')
+    name, config, split, *_ = [*source.removeprefix('hub:').split(':', 2), '', '']
+    split = split or 'train'
     try:
-        return datasets.load_dataset(name, config or None, split='train')
+        return datasets.load_dataset(name, config or None, split=split)
     except Exception as error:  # the hub client raises many unrelated types
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PicJaxError(f'{source}: split train cannot be loaded ({reason})') from error
+        raise PicJaxError(f'{source}: split {split} cannot be loaded ({reason})') from error

@@ -6,6 +6,8 @@ from typing import Any
 
 from pic_jax.errors import PicJaxError
 
+QUESTION_TASKS = ('qa', 'icl')  # the context tells the answer, or shows by examples how to find one
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -18,6 +20,7 @@ class Record:
       group: records of one group never end up on two sides of a split.
       source: where the record stands, for messages: 'stories.jsonl:12'.
       place: where in the context the answer is told, as a fraction of its length; None where that is not known.
+      task: what a question is scored as, one of `QUESTION_TASKS`.
     """
 
     context: str
@@ -26,14 +29,16 @@ class Record:
     group: str
     source: str
     place: float | None = None
+    task: str = 'qa'
 
 
 def from_fields(fields: Mapping[str, Any], source: str) -> Record | None:
     """The record that named fields describe; jsonl lines and table rows share this.
 
     Args:
-      fields: either `text`, or `context`, `prompt` (or `question`) and `answers` (or `answer`): a string, a list of
-        strings, or `{"text": [...]}` as SQuAD tables have it. A `title` groups questions; others group by context.
+      fields: either `text`, or `context` (or `input`), `prompt` (or `question`) and `answers` (or `answer`): a string,
+        a list of strings, or `{"text": [...]}` as SQuAD tables have it. A `title` groups questions; others group by
+        context. `task` says `icl` where the context is examples of how to answer. Other fields are not read.
       source: named in messages.
 
     Returns:
@@ -45,22 +50,25 @@ def from_fields(fields: Mapping[str, Any], source: str) -> Record | None:
     if 'text' in fields:
         text = _string(fields, 'text', source)
         return Record(text, None, (), group=text, source=source) if text.strip() else None
+    text = 'context' if 'context' in fields else 'input'  # PwC's name of it
     question = 'prompt' if 'prompt' in fields else 'question'
     answer = 'answers' if 'answers' in fields else 'answer'
-    missing = [name for name in ('context', question, answer) if name not in fields]
+    missing = [name for name in (text, question, answer) if name not in fields]
     if missing:
         raise PicJaxError(
             f'{source}: fields {", ".join(map(str, fields)) or "none"} are not a record: '
-            'expected text, or context with prompt (or question) and answers (or answer)'
+            'expected text, or context (or input) with prompt (or question) and answers (or answer)'
         )
-    context, prompt = (_string(fields, name, source) for name in ('context', question))
+    context, prompt = (_string(fields, name, source) for name in (text, question))
     if not context.strip():
-        raise PicJaxError(f'{source}: context is blank: expected the text that answers the question')
+        raise PicJaxError(f'{source}: {text} is blank: expected the text that answers the question')
     answers = _answers(fields[answer], f'{source}: {answer}')
     if not answers:
         return None
     title = fields.get('title')
-    return Record(context, prompt, answers, group=title if isinstance(title, str) and title else context, source=source)
+    group = title if isinstance(title, str) and title else context
+    task = 'icl' if fields.get('task') == 'icl' else 'qa'
+    return Record(context, prompt, answers, group, source, task=task)
 
 
 def _string(fields: Mapping[str, Any], name: str, source: str) -> str:

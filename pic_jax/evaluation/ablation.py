@@ -1,7 +1,7 @@
 """Ablations: many short trainings from one file of overrides, with one small JSON file for each.
 
-Rows that differ in seed or learning rate only are trained together (training/ensemble.py). Finished rows are skipped,
-so the same command goes on with the ones that are missing; what fails is listed and does not stop the rest.
+Rows that differ in seed, learning rate or `start` only are trained together (training/ensemble.py). Finished rows are
+skipped, so the same command goes on with the ones that are missing; what fails is listed and does not stop the rest.
 """
 
 import csv
@@ -23,13 +23,15 @@ from pic_jax.evaluation.environment import environment
 from pic_jax.files import read_json, write_text
 from pic_jax.run import open_run
 from pic_jax.training.ensemble import MEMBER_KEYS, train_members
+from pic_jax.training.weights import NAME as WEIGHTS
+from pic_jax.training.weights import write_weights
 from pic_jax.training.workdir import flat
 
 Overrides = Mapping[str, Any]
 SCORED_ON = ('split', 'examples')
 SAMPLES = 2  # kept of every row
 # What is plotted against a swept number, and shown first.
-PLOTTED = (('qa', 'em'), ('continuation', 'gap_share'), ('reconstruction', 'token_accuracy'))
+PLOTTED = (('qa', 'em'), ('icl', 'accuracy'), ('continuation', 'gap_share'), ('reconstruction', 'token_accuracy'))
 
 
 class Row(NamedTuple):
@@ -47,12 +49,13 @@ class Row(NamedTuple):
 
 
 def run_sweep(
-    rows: Sequence[Row], folder: Path, split: str, examples: int, note: Callable[[str], None]
+    rows: Sequence[Row], folder: Path, split: str, examples: int, note: Callable[[str], None], save: bool = False
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Trains and scores what is missing in a folder.
 
     Args:
       split: of the data to score on. examples: at the most. note: takes lines about the progress.
+      save: keep the weights of every row in `rows/NAME/`, where another sweep may start from them.
 
     Returns:
       the stored rows, in the order of `rows`, and {name: what went wrong} of the others.
@@ -64,14 +67,17 @@ def run_sweep(
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ConfigError(f'the sweep has two rows {twice[0]}: expected overrides that differ')
-    missing = [row for row in rows if row.config and not is_stored(row, folder, split, examples)]
+    missing = [
+        row for row in rows
+        if row.config and not (is_stored(row, folder, split, examples) and (has_weights(folder, row) or not save))
+    ]  # fmt: skip
     failures = {row.name: row.error for row in rows if row.error}
     probe = folder / 'rows' / '.writable'  # fails before hours of training, not after
     write_text(probe, '')
     probe.unlink()
     for group in groups(missing):
         note(' '.join(row.name for row in group))
-        for name, error in run_group(group, folder, split, examples, note).items():
+        for name, error in run_group(group, folder, split, examples, note, save).items():
             failures[name] = error.strip().splitlines()[-1]
             write_text(folder / 'rows' / f'{name}.error.txt', error)
             note(f'failed: {name}: {failures[name]}')
@@ -88,7 +94,7 @@ def groups(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def run_group(
-    group: Sequence[Row], folder: Path, split: str, examples: int, note: Callable[[str], None]
+    group: Sequence[Row], folder: Path, split: str, examples: int, note: Callable[[str], None], save: bool
 ) -> dict[str, str]:
     """Trains the rows of a group together and writes their files.
 
@@ -109,6 +115,8 @@ def run_group(
         try:
             if outcome.error:
                 raise PicJaxError(outcome.error)
+            if save:
+                write_weights(weights_folder(folder, row), run.config, outcome.trainable)
             cells, answers = harness.evaluate(run, outcome.trainable, records, examples)
             shown = samples.collect(run, outcome.trainable, records[:examples], answers, SAMPLES)
             stored = {'name': row.name, 'overrides': dict(row.overrides), 'config': to_mapping(row.config)}
@@ -125,6 +133,16 @@ def run_group(
 def row_path(folder: Path, row: Row) -> Path:
     """Where a finished row is kept."""
     return folder / 'rows' / f'{row.name}.json'
+
+
+def weights_folder(folder: Path, row: Row) -> Path:
+    """Where a row's weights are kept."""
+    return folder / 'rows' / row.name
+
+
+def has_weights(folder: Path, row: Row) -> bool:
+    """Whether they are there."""
+    return (weights_folder(folder, row) / WEIGHTS).is_file()
 
 
 def is_stored(row: Row, folder: Path, split: str, examples: int) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from pic_jax.data.loader import eval_batches
 from pic_jax.evaluation.flops import compression_flops
 from pic_jax.evaluation.harness import views
 from pic_jax.memory import Memory
-from pic_jax.models.inputs import causal_mask, from_memory
+from pic_jax.models.inputs import from_memory, read
 from pic_jax.run import Program, Run
 
 REPEATS = 5
@@ -55,15 +56,18 @@ def costs(
             if repeat:  # the first one compiles
                 waits[method].append(time.perf_counter() - started)
     flops = dict.fromkeys((run.config.compressor.method, 'shuffled_memory'), encoder_flops(run, trainable))
-    D = run.decoder.config.hidden_size
     return {
         method: Cost(
             flops.get(method, 0.0),
-            BYTES * k[method] * (D if method in flops else 1),
+            BYTES * k[method] * (_numbers_per_slot(memories[method]) if method in flops else 1),
             statistics.median(waits[method]),
         )
         for method in methods
     }
+
+
+def _numbers_per_slot(memory: Memory) -> int:
+    return sum(math.prod(array.shape[2:]) for array in memory.vectors.values())
 
 
 def encoder_flops(run: Run, trainable: dict[str, Any]) -> float:
@@ -85,6 +89,5 @@ def _first_token(program: Program, base, memory: Memory, special_D, text_1T) -> 
     """[1] int32: the decoder's first choice after [prefix][memory][special][text]."""
     length_1 = jnp.full(1, text_1T.shape[1])
     inputs = from_memory(program.decoder, base, memory, special_D, program.prefix, text_1T, length_1)
-    variables = {'params': base}
-    hidden_1TD, _ = program.decoder.apply(variables, inputs.x, inputs.positions, causal_mask(inputs.valid))
-    return jnp.argmax(program.decoder.apply(variables, hidden_1TD[:, -1:], method='logits')[:, 0], axis=-1)
+    hidden_1TD, _, _ = read(program.decoder, base, inputs)
+    return jnp.argmax(program.decoder.apply({'params': base}, hidden_1TD[:, -1:], method='logits')[:, 0], axis=-1)

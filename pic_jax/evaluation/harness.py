@@ -11,16 +11,18 @@ import numpy as np
 from pic_jax.data.examples import TokenisedRecord, context_tokens
 from pic_jax.data.loader import Batch, eval_batches
 from pic_jax.data.prepare import prepare
+from pic_jax.data.records import QUESTION_TASKS
 from pic_jax.errors import PicJaxError
 from pic_jax.evaluation.controls import CONTROLS, View, control_view
-from pic_jax.evaluation.metrics import bootstrap_interval, exact_match, f1, gap_share, resamples
+from pic_jax.evaluation.metrics import ROUGE, bootstrap_interval, exact_match, f1, gap_share, resamples, rouge, solved
 from pic_jax.evaluation.reconstruction import reconstruct, score_reconstructions
 from pic_jax.models.generation import generate
 from pic_jax.models.inputs import from_memory
 from pic_jax.models.scoring import hits, nll, text_logits
 from pic_jax.run import Program, Run, full_context_fits
 
-TASKS = {'ae': 'reconstruction', 'lm': 'continuation', 'ft': 'qa'}
+TASKS = {'ae': ('reconstruction',), 'lm': ('continuation',), 'ft': QUESTION_TASKS}
+SHORTEST_ANSWER_BUDGET = 32  # tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,10 @@ class Scores:
     tokens: dict[str, np.ndarray]
     hits: dict[str, np.ndarray]
     k: np.ndarray
+
+    def taken(self, places: Sequence[int]) -> 'Scores':
+        """Those of the examples at `places`."""
+        return Scores(**jax.tree.map(lambda column_N: column_N[np.asarray(places)], vars(self)))
 
     def per_token(self, objective: str) -> float:
         """Mean nats per target token over all examples."""
@@ -123,7 +129,7 @@ def answer(
                                batch['ft']['tokens'], 0)  # fmt: skip
         inputs = _answer_inputs(run.program, method, run.base, trainable, batch, question_BT, lengths_B)
         tokens_BT, answer_lengths_B = generate(
-            run.decoder, run.base, inputs, _answer_budget(run), run.decoder.config.eos_token_ids
+            run.decoder, run.base, inputs, _answer_budget(run, records[:limit]), run.decoder.config.eos_token_ids
         )
         for row in range(len(chosen)):
             ids = np.asarray(tokens_BT[row, : answer_lengths_B[row]])
@@ -138,10 +144,11 @@ def evaluate(
     limit: int,
     methods: Sequence[str] | None = None,
 ) -> tuple[list[Row], dict[str, list[str]]]:
-    """The whole table: nats per token and share of the gap for every objective.
+    """The whole table: nats per token and share of the gap for every task.
 
-    For questions also EM and F1, and EM by the quarter of the context in which the answer is told. For reconstruction
-    also the accuracy of tokens that follow the right text, and, for the method alone, scores of what it writes itself.
+    For questions also EM, F1 and ROUGE, and EM by the quarter of the context in which the answer is told; those whose
+    context shows by examples how to answer are a task of their own, with its accuracy. For reconstruction also the
+    accuracy of tokens that follow the right text, and, for the method alone, scores of what it writes itself.
     Intervals are bootstraps over contexts, each with all of its questions.
 
     Args:
@@ -152,61 +159,103 @@ def evaluate(
     """
     methods, names, records = methods or methods_of(run), run.config.objective.names, records[:limit]
     scores = score(run, trainable, records, methods, limit)
-    length = np.mean([context_tokens(record, run.config.data, names) for record in records])
-    rows, answers = [], {}
-
-    def add(
-        method: str, task: str, metric: str, value: float, interval: tuple[float, float], n: int = len(records)
-    ) -> None:
-        k = float(scores[method].k.mean())
-        ratio = float(length / k) if k else float('inf')
-        rows.append(Row(method, ratio, k, task, metric, value, *interval, n=n))
-
-    # The same resampled examples for every method, so that shares of the gap are resampled in pairs.
-    times_RN = resamples(groups_of(records), run.config.seed)
-    for objective in names:
-        value = {method: scores[method].per_token(objective) for method in methods}
-        drawn = {method: scores[method].resampled(objective, times_RN) for method in methods}
-        for method in methods:
-            add(method, TASKS[objective], 'nats_per_token', value[method], _interval(drawn[method]))
-        if {'full_context', 'no_context'} <= set(methods) and objective != 'ae':
-            for method in methods:
-                share = gap_share(value['no_context'], value['full_context'], value[method])
-                columns = drawn['no_context'], drawn['full_context'], drawn[method]
-                shares = np.array([gap_share(*row) for row in zip(*columns, strict=True)])
-                add(method, TASKS[objective], 'gap_share', share, _interval(shares))
-    if 'ae' in names:
-        for method in methods:
-            interval = _interval(scores[method].resampled_accuracy('ae', times_RN))
-            add(method, 'reconstruction', 'token_accuracy', scores[method].accuracy('ae'), interval)
-        written = reconstruct(run, trainable, batches_of(run, records, limit))
-        for metric, (value, drawn) in score_reconstructions(run.tokenizer, written, times_RN).items():
-            add(run.config.compressor.method, 'reconstruction', metric, value, _interval(drawn))
-    if 'ft' in names:
-        for method in methods:
-            answers[method] = answer(run, trainable, records, method, limit)
-            for task, metric, marked, values in _marks(records, answers[method]):
-                interval = bootstrap_interval(values, run.config.seed, groups_of(marked))
-                add(method, task, metric, float(np.mean(values)), interval, len(values))
+    answers = {name: answer(run, trainable, records, name, limit) for name in methods} if 'ft' in names else {}
+    rows = []
+    for task, objective, chosen in _tasks(records, names):
+        asked = [records[place] for place in chosen]
+        length = float(np.mean([context_tokens(record, run.config.data, names) for record in asked]))
+        part = Part(task, objective, asked, {name: scores[name].taken(chosen) for name in methods}, length)
+        # The same resampled examples for every method, so that shares of the gap are resampled in pairs.
+        times_RN = resamples(groups_of(asked), run.config.seed)
+        rows += _likelihood_rows(part, times_RN)
+        if objective == 'ae':
+            written = reconstruct(run, trainable, batches_of(run, records, limit))
+            for metric, (value, drawn) in score_reconstructions(run.tokenizer, written, times_RN).items():
+                rows.append(part.row(run.config.compressor.method, metric, value, _interval(drawn)))
+        elif objective == 'ft':
+            for name, texts in answers.items():
+                rows += _answer_rows(part, name, [texts[place] for place in chosen], run.config.seed)
     return rows, answers
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The examples of one task, `scores` by method, and `length`, the mean tokens of their contexts."""
+
+    task: str
+    objective: str
+    records: Sequence[TokenisedRecord]
+    scores: dict[str, Scores]
+    length: float
+
+    def row(self, method: str, metric: str, value: float, interval: tuple[float, float]) -> Row:
+        """A row over all of the examples."""
+        k = float(self.scores[method].k.mean())
+        ratio = self.length / k if k else float('inf')
+        return Row(method, ratio, k, self.task, metric, value, *interval, n=len(self.records))
+
+
+def _tasks(records: Sequence[TokenisedRecord], names: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
+    """(task, the objective that scores it, places of its examples among the records) of every task that has some."""
+    for objective in names:
+        for task in TASKS[objective]:
+            is_in = [objective != 'ft' or record.task == task for record in records]
+            if any(is_in):
+                yield task, objective, [place for place, chosen in enumerate(is_in) if chosen]
+
+
+def _likelihood_rows(part: Part, times_RN: np.ndarray) -> Iterator[Row]:
+    """Nats per token and, where both ends are there, share of the gap; for reconstruction the accuracy of tokens."""
+    objective, methods = part.objective, part.scores
+    value = {method: scores.per_token(objective) for method, scores in methods.items()}
+    drawn = {method: scores.resampled(objective, times_RN) for method, scores in methods.items()}
+    for method in methods:
+        yield part.row(method, 'nats_per_token', value[method], _interval(drawn[method]))
+    if objective == 'ae':
+        for method, scores in methods.items():
+            interval = _interval(scores.resampled_accuracy('ae', times_RN))
+            yield part.row(method, 'token_accuracy', scores.accuracy('ae'), interval)
+    elif {'full_context', 'no_context'} <= set(methods):
+        for method in methods:
+            share = gap_share(value['no_context'], value['full_context'], value[method])
+            columns = drawn['no_context'], drawn['full_context'], drawn[method]
+            shares = np.array([gap_share(*row) for row in zip(*columns, strict=True)])
+            yield part.row(method, 'gap_share', share, _interval(shares))
+
+
+def _answer_rows(part: Part, method: str, texts: Sequence[str], seed: int) -> Iterator[Row]:
+    """Means of the marks of a method's answers, over all of them and, for exact match, by quarter of the context."""
+    for metric, marks in _marks(part.task, part.records, texts).items():
+        interval = bootstrap_interval(marks, seed, groups_of(part.records))
+        yield part.row(method, metric, float(np.mean(marks)), interval)
+    if part.task != 'qa':
+        return
+    for quarter in range(4):
+        told = [place for place, record in enumerate(part.records) if _quarter(record.place) == quarter]
+        if told:
+            records = [part.records[place] for place in told]
+            marks = [exact_match(texts[place], part.records[place].golds) for place in told]
+            interval = bootstrap_interval(marks, seed, groups_of(records))
+            row = part.row(method, f'em_q{quarter + 1}', float(np.mean(marks)), interval)
+            yield dataclasses.replace(row, task='qa_by_position', n=len(told))
+
+
+def _marks(task: str, records: Sequence[TokenisedRecord], texts: Sequence[str]) -> dict[str, list[float]]:
+    """Marks of the answers to questions of one task, by metric."""
+    pairs = [(text, record.golds) for text, record in zip(texts, records, strict=True)]
+    if task == 'icl':
+        return {'accuracy': [solved(*pair) for pair in pairs]}
+    overlaps = [rouge(*pair) for pair in pairs]
+    return {
+        'em': [exact_match(*pair) for pair in pairs],
+        'f1': [f1(*pair) for pair in pairs],
+        **{kind: [overlap[kind] for overlap in overlaps] for kind in ROUGE},
+    }
 
 
 def groups_of(records: Sequence[TokenisedRecord]) -> list[bytes]:
     """Records on the same context share a memory, and their scores rise and fall together."""
     return [record.context.tobytes() for record in records]
-
-
-def _marks(
-    records: Sequence[TokenisedRecord], texts: Sequence[str]
-) -> Iterator[tuple[str, str, list[TokenisedRecord], list[float]]]:
-    """(task, metric, records, marks of their answers), over all and for each quarter of the context that has some."""
-    em = [exact_match(text, record.golds) for text, record in zip(texts, records, strict=True)]
-    yield 'qa', 'em', list(records), em
-    yield 'qa', 'f1', list(records), [f1(text, record.golds) for text, record in zip(texts, records, strict=True)]
-    for quarter in range(4):
-        pairs = [pair for pair in zip(records, em, strict=True) if _quarter(pair[0].place) == quarter]
-        if pairs:
-            yield 'qa_by_position', f'em_q{quarter + 1}', [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
 def _quarter(place: float | None) -> int | None:
@@ -228,8 +277,10 @@ def batches_of(run: Run, records: Sequence[TokenisedRecord], limit: int) -> Iter
     )
 
 
-def _answer_budget(run: Run) -> int:
-    return min(run.config.data.answer_length, 32)
+def _answer_budget(run: Run, records: Sequence[TokenisedRecord]) -> int:
+    """Tokens an answer may have: those of the longest right one with its end token, and not too few for wrong ones."""
+    longest = max(len(record.answer) + 1 for record in records)
+    return min(run.config.data.answer_length, max(SHORTEST_ANSWER_BUDGET, longest))
 
 
 def views(program: Program, methods: Sequence[str], base, trainable, batch) -> dict[str, View]:

@@ -1,5 +1,7 @@
 """Scores of answers and reconstructions. Every score is a fraction of 1, not a percentage."""
 
+import functools
+import importlib.metadata
 import math
 import re
 import string
@@ -13,6 +15,7 @@ from pic_jax.errors import PicJaxError
 
 _PUNCTUATION = str.maketrans('', '', string.punctuation)
 _BLEU = BLEU()
+ROUGE = ('rouge1', 'rougeL')
 _SENTENCE_BLEU = BLEU(effective_order=True)  # asked for counts only; they are the same, and it does not warn
 
 
@@ -49,6 +52,21 @@ def f1(prediction: str, golds: Sequence[str]) -> float:
 def _f1(prediction: list[str], gold: list[str]) -> float:
     shared = sum((Counter(prediction) & Counter(gold)).values())
     return 2 * shared / (len(prediction) + len(gold)) if shared else 0.0
+
+
+def solved(prediction: str, golds: Sequence[str]) -> float:
+    """`exact_match` of the final answers: what follows the last `####`, which ends a worked solution in GSM8K.
+
+    Text without that mark is a final answer as it is, so a label is right where it is an exact match.
+
+    Raises:
+      PicJaxError: no gold answer, or a plain string in place of a list of them.
+    """
+    return exact_match(_final(prediction), [_final(gold) for gold in _checked(golds)])
+
+
+def _final(text: str) -> str:
+    return text.rpartition('####')[2]
 
 
 def _checked(golds: Sequence[str]) -> Sequence[str]:
@@ -94,6 +112,30 @@ def bleu4_resampled(predictions: Sequence[str], targets: Sequence[str], times_RN
     counts_NC = np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in sentences])
     sums = (times_RN @ counts_NC).astype(int).tolist()
     return np.array([BLEU.compute_bleu(row[:4], row[4:8], row[8], row[9], 'exp').score / 100 for row in sums])
+
+
+def rouge(prediction: str, golds: Sequence[str]) -> dict[str, float]:
+    """F-measure of every kind of `ROUGE`, each the best over the gold answers, by rouge-score (`rouge_signature`).
+
+    Its words are runs of a-z and 0-9 after lower-casing: other letters are not seen, and text without any scores 0.
+
+    Raises:
+      PicJaxError: no gold answer, or a plain string in place of a list of them.
+    """
+    return {kind: score.fmeasure for kind, score in _rouge_scorer().score_multi(_checked(golds), prediction).items()}
+
+
+def rouge_signature() -> str:
+    """The settings and version behind a ROUGE, in the manner of `bleu_signature`."""
+    version = importlib.metadata.version('rouge-score')
+    return f'{"+".join(ROUGE)}|score:f|golds:best|stemmer:no|tok:default|version:{version}'
+
+
+@functools.cache
+def _rouge_scorer():
+    from rouge_score.rouge_scorer import RougeScorer  # not above: it imports nltk, which takes a second or two
+
+    return RougeScorer(list(ROUGE), use_stemmer=False)
 
 
 def resamples(groups: Sequence[Hashable], seed: int, count: int = 1000) -> np.ndarray:

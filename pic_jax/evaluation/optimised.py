@@ -11,7 +11,6 @@ import optax
 
 from pic_jax.data.examples import TokenisedRecord
 from pic_jax.evaluation.harness import Scores, batches_of
-from pic_jax.memory import Memory
 from pic_jax.models.inputs import word_memory
 from pic_jax.models.scoring import divergence, text_logits, token_nats
 from pic_jax.run import Program, Run
@@ -59,12 +58,12 @@ def _fit(program: Program, objective: str, steps: int, learning_rate: float, bas
     teacher_BTV = text_logits(program.decoder, base, words, None, program.prefix, tokens_BT)
     special_D = trainable['special'][objective]
 
-    def logits(embeddings_BMD: jax.Array) -> jax.Array:
-        memory = Memory(embeddings_BMD, start.positions, start.valid, start.text_start)
+    def logits(vectors: dict[str, jax.Array]) -> jax.Array:
+        memory = start.replace(**vectors)
         return text_logits(program.decoder, base, memory, special_D, program.prefix, tokens_BT)
 
-    def loss(embeddings_BMD: jax.Array) -> jax.Array:
-        return jnp.sum(divergence(logits(embeddings_BMD), teacher_BTV, is_target_BT).nats)
+    def loss(vectors: dict[str, jax.Array]) -> jax.Array:
+        return jnp.sum(divergence(logits(vectors), teacher_BTV, is_target_BT).nats)
 
     # Adam scales every number by itself, so fitting the batch at once fits each context alone.
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
@@ -73,6 +72,6 @@ def _fit(program: Program, objective: str, steps: int, learning_rate: float, bas
         updates, opt_state = optimizer.update(jax.grad(loss)(state[0]), state[1])
         return (optax.apply_updates(state[0], updates), opt_state), None
 
-    (embeddings_BMD, _), _ = jax.lax.scan(step, (start.embeddings, optimizer.init(start.embeddings)), length=steps)
-    logits_BTV = logits(embeddings_BMD)
+    (vectors, _), _ = jax.lax.scan(step, (start.vectors, optimizer.init(start.vectors)), length=steps)
+    logits_BTV = logits(vectors)
     return token_nats(logits_BTV, tokens_BT), jnp.argmax(logits_BTV, axis=-1) == tokens_BT, start.lengths

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pic_jax.data.loader import Batch
-from pic_jax.evaluation.metrics import bleu4, bleu4_resampled, prefix_match
+from pic_jax.evaluation.metrics import ROUGE, bleu4, bleu4_resampled, prefix_match, rouge
 from pic_jax.models.generation import generate
 from pic_jax.models.inputs import DecoderInput, from_memory
 from pic_jax.run import Program, Run
@@ -52,22 +52,25 @@ def score_reconstructions(
     """The metrics of a set of reconstructions.
 
     Args:
-      tokenizer: turns both sides into text for BLEU.
+      tokenizer: turns both sides into text for BLEU and ROUGE.
       times_RN: how often each resample has each of the n examples; BLEU takes the first 200 resamples.
 
     Returns:
-      `bleu4` (corpus BLEU of the texts) and `prefix_em` (mean share of the context before the first wrong token),
-      each with its value and the values [resamples] of the resampled examples.
+      `bleu4` (corpus BLEU of the texts), `prefix_em` (mean share of the context before the first wrong token) and the
+      kinds of `ROUGE` (means over texts), each with its value and the values [resamples] of the resampled examples.
     """
     written, contexts = (
         [tokenizer.decode(ids, skip_special_tokens=True) for ids in column]
         for column in ([r.written for r in reconstructions], [r.context for r in reconstructions])
     )
-    prefix_N = np.array([prefix_match(r.written, r.context) for r in reconstructions])
-    return {
-        'bleu4': (bleu4(written, contexts), bleu4_resampled(written, contexts, times_RN[:BLEU_RESAMPLES])),
-        'prefix_em': (float(prefix_N.mean()), times_RN @ prefix_N / times_RN.sum(axis=1)),
+    overlaps = [rouge(text, [context]) for text, context in zip(written, contexts, strict=True)]
+    marks = {'prefix_em': [prefix_match(r.written, r.context) for r in reconstructions]}
+    marks |= {kind: [overlap[kind] for overlap in overlaps] for kind in ROUGE}
+    means = {
+        metric: (float(np.mean(mark_N)), times_RN @ np.array(mark_N) / times_RN.sum(axis=1))
+        for metric, mark_N in marks.items()
     }
+    return {'bleu4': (bleu4(written, contexts), bleu4_resampled(written, contexts, times_RN[:BLEU_RESAMPLES]))} | means
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -15,6 +15,7 @@ from pic_jax.evaluation.harness import Row
 HEADINGS = {
     'nats_per_token': 'nats/token', 'gap_share': 'share of gap', 'em': 'exact match', 'f1': 'F1',
     'token_accuracy': 'token accuracy', 'bleu4': 'BLEU-4', 'prefix_em': 'prefix EM',
+    'rouge1': 'ROUGE-1', 'rougeL': 'ROUGE-L', 'accuracy': 'accuracy',
     'em_q1': 'EM, 1st quarter', 'em_q2': 'EM, 2nd quarter', 'em_q3': 'EM, 3rd quarter', 'em_q4': 'EM, 4th quarter',
 }  # fmt: skip
 
@@ -41,13 +42,9 @@ def from_dicts(stored: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def to_text(rows: Sequence[Row], costs: Mapping[str, Cost] = types.MappingProxyType({})) -> str:
-    """One line per task and method, one column per metric, 95% intervals in brackets.
-
-    Recall by position has columns of its own and makes a second table, and so do the costs.
-    """
-    parts = [[row for row in rows if (row.task == 'qa_by_position') is by_position] for by_position in (False, True)]
-    found = [row_cells(part) for part in parts if part] + ([cost_cells(costs)] if costs else [])
-    return '\n\n'.join(map(align, found))
+    """A table per task: one line per method, one column per metric, 95% intervals in brackets. The costs come last."""
+    parts = [[row for row in rows if row.task == task] for task in dict.fromkeys(row.task for row in rows)]
+    return '\n\n'.join(map(align, [*map(row_cells, parts), *([cost_cells(costs)] if costs else [])]))
 
 
 def to_csv(rows: Sequence[Row], costs: Mapping[str, Cost]) -> str:

@@ -6,6 +6,7 @@ follows them and the ids that stand before them. Importing this module and readi
 
 import dataclasses
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -27,8 +28,13 @@ FORMAT = 'pic-context'
 FORMAT_VERSION = '1'
 VECTOR_DTYPES = {'F32': np.dtype(np.float32), 'BF16': np.dtype(ml_dtypes.bfloat16)}
 # Name of each tensor -> its axes; every letter has one size throughout a file.
-AXES = {'embeddings': 'NkD', 'lengths': 'N', 'positions': 'Nk', 'text_start': 'N', 'special': 'D'}
-_VECTORS = ('embeddings', 'special')
+# A file holds either `embeddings` or `keys` and `values`.
+AXES = {
+    'embeddings': 'NkD', 'keys': 'NLkKH', 'values': 'NLkKH',
+    'lengths': 'N', 'positions': 'Nk', 'text_start': 'N', 'special': 'D',
+}  # fmt: skip
+_EMBEDDINGS, _KEY_VALUES = ('embeddings',), ('keys', 'values')
+_FLOATS = (*_EMBEDDINGS, *_KEY_VALUES, 'special')
 _PER_CONTEXT = ('source_tokens', 'ids')
 
 
@@ -80,45 +86,57 @@ class StoredContexts:
     """N compressed contexts, checked: an instance that exists keeps every rule of the format.
 
     Attributes:
-      embeddings: [N, k, D] float32 or bfloat16 memory vectors; slots from `lengths` on are zero.
+      embeddings: [N, k, D] float32 or bfloat16 memory vectors; slots from `lengths` on are zero. None where there
+        are `keys` and `values`.
       lengths: [N] int32 number of vectors of each context, 1 to k.
       positions: [N, k] int32 position ids counted from the start of the memory, strictly increasing over
         a context's vectors; slots from `lengths` on are zero.
       text_start: [N] int32 position id of the special vector, above the last vector's.
       special: [D] the vector that follows the memory, in the dtype of `embeddings`.
       metadata: the rest.
+      keys, values: [N, L, k, K, H] memory of every layer instead of `embeddings`, under the same rules; keys as before
+        RoPE.
 
     Raises:
       PicJaxError: a field that breaks a rule, by name.
     """
 
-    embeddings: np.ndarray
+    embeddings: np.ndarray | None
     lengths: np.ndarray
     positions: np.ndarray
     text_start: np.ndarray
     special: np.ndarray
     metadata: ContextMetadata
+    keys: np.ndarray | None = None
+    values: np.ndarray | None = None
 
     def __post_init__(self):
         arrays = _tensors(self)
+        _check_names(set(arrays))
         _check_shapes({name: array.shape for name, array in arrays.items()}, self.metadata)
         for name, array in arrays.items():
-            valid = tuple(VECTOR_DTYPES.values()) if name in _VECTORS else (np.dtype(np.int32),)
+            valid = tuple(VECTOR_DTYPES.values()) if name in _FLOATS else (np.dtype(np.int32),)
             _require(array.dtype in valid, f'dtype of {name}', str(array.dtype), ' or '.join(map(str, valid)))
-        _require(
-            self.special.dtype == self.embeddings.dtype, 'dtype of special', str(self.special.dtype),
-            f'{self.embeddings.dtype}, the dtype of embeddings',
-        )  # fmt: skip
-        k = self.embeddings.shape[1]
+        for name, array in self.vectors.items():
+            _require(
+                self.special.dtype == array.dtype, 'dtype of special', str(self.special.dtype),
+                f'{array.dtype}, the dtype of {name}',
+            )  # fmt: skip
+        k = self.positions.shape[1]
         row = _first((self.lengths < 1) | (self.lengths > k))
         if row is not None:
             raise PicJaxError(f'lengths[{row}]={self.lengths[row]} is not valid: expected 1 to k={k}')
         valid_Nk = np.arange(k) < self.lengths[:, None]
         steps_Nk = np.diff(self.positions, axis=1, prepend=np.int32(-1))  # the first id is at least 0
         last_N = np.max(np.where(valid_Nk, self.positions, -1), axis=1)
-        rules = (
-            ('embeddings', ~np.isfinite(self.embeddings).all(axis=(1, 2)), 'finite numbers only'),
-            ('embeddings', (self.embeddings != 0).any(axis=2) & ~valid_Nk, 'zero in padding slots'),
+        rules = []
+        for name, array in self.vectors.items():
+            numbers_Nkx = np.moveaxis(array, _slot_axis(name), 1).reshape(len(array), k, -1)
+            rules += [
+                (name, ~np.isfinite(numbers_Nkx).all(axis=(1, 2)), 'finite numbers only'),
+                (name, (numbers_Nkx != 0).any(axis=2) & ~valid_Nk, 'zero in padding slots'),
+            ]
+        rules += (
             ('positions', (self.positions != 0) & ~valid_Nk, 'zero in padding slots'),
             ('positions', ((steps_Nk < 1) | (self.positions < 0)) & valid_Nk, 'ids of at least 0 that rise strictly'),
             ('text_start', self.text_start <= last_N, 'an id above the last position'),
@@ -132,6 +150,11 @@ class StoredContexts:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def vectors(self) -> dict[str, np.ndarray]:
+        """What the slots hold, by field name; axis k is where `AXES` says."""
+        return {name: array for name, array in _tensors(self).items() if 'k' in AXES[name] and name in _FLOATS}
 
 
 def _first(broken_N: np.ndarray) -> int | None:
@@ -150,7 +173,20 @@ def _require(condition: bool, name: str, value: Any, valid: str) -> None:
 
 
 def _tensors(stored: StoredContexts) -> dict[str, np.ndarray]:
-    return {name: getattr(stored, name) for name in AXES}
+    arrays = {name: getattr(stored, name) for name in AXES}
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def _slot_axis(name: str) -> int:
+    return AXES[name].index('k')
+
+
+def _check_names(names: set[str]) -> None:
+    """Raises PicJaxError unless these are the tensors of one kind of memory and all that goes with it."""
+    other = _KEY_VALUES if 'embeddings' in names or not names & set(_KEY_VALUES) else _EMBEDDINGS
+    missing, extra = sorted(set(AXES) - set(other) - names), sorted((names - set(AXES)) | (names & set(other)))
+    if missing or extra:
+        raise PicJaxError(f'tensors are not valid: missing {missing}, unknown {extra}')
 
 
 def _check_shapes(shapes: dict[str, Sequence[int]], metadata: ContextMetadata) -> None:
@@ -160,8 +196,8 @@ def _check_shapes(shapes: dict[str, Sequence[int]], metadata: ContextMetadata) -
         len(metadata.source_tokens) == sizes['N'], 'source_tokens', metadata.source_tokens,
         f'one per context, {sizes["N"]} as in ids',
     )  # fmt: skip
-    for name, axes in AXES.items():
-        shape = tuple(shapes[name])
+    for name, given in shapes.items():
+        axes, shape = AXES[name], tuple(given)
         _require(len(shape) == len(axes) and min(shape) >= 1, f'shape of {name}', shape, f'[{", ".join(axes)}]')
         expected = tuple(sizes.setdefault(axis, size) for axis, size in zip(axes, shape, strict=True))
         where = f'{expected} with hidden_size={sizes["D"]} and {sizes["N"]} ids'
@@ -172,8 +208,8 @@ def from_memory(memory: 'Memory', special: Any, metadata: ContextMetadata) -> St
     """The compressed contexts of a batch, padding beyond the longest one dropped.
 
     Args:
-      memory: embeddings [B, M, D] in float32 or bfloat16; True slots come first in every row.
-      special: [D] vector that follows the memory; cast to the dtype of the embeddings.
+      memory: of B contexts, in float32 or bfloat16; True slots come first in every row.
+      special: [D] vector that follows the memory; cast to the dtype of the memory.
       metadata: with B ids and source token counts.
 
     Raises:
@@ -183,20 +219,27 @@ def from_memory(memory: 'Memory', special: Any, metadata: ContextMetadata) -> St
     row = _first((np.diff(valid_Nk.astype(np.int8), axis=1) > 0).any(axis=1))
     if row is not None:
         raise PicJaxError(f'valid[{row}] is not valid: expected True slots before False ones')
-    embeddings_NkD = np.asarray(memory.embeddings)
+    vectors = {name: np.asarray(array) for name, array in memory.vectors.items()}
+    for name, array in vectors.items():
+        kept = np.where(np.expand_dims(valid_Nk, tuple(range(2, array.ndim))), array, np.zeros((), array.dtype))
+        vectors[name] = np.moveaxis(kept, 1, _slot_axis(name))
     return _trimmed(
-        embeddings=np.where(valid_Nk[:, :, None], embeddings_NkD, np.zeros((), embeddings_NkD.dtype)),
+        vectors,
         lengths=valid_Nk.sum(axis=1, dtype=np.int32),
         positions=np.where(valid_Nk, np.asarray(memory.positions), np.int32(0)),
         text_start=np.asarray(memory.text_start),
-        special=np.asarray(special).astype(embeddings_NkD.dtype),
+        special=np.asarray(special).astype(kept.dtype),
         metadata=metadata,
     )
 
 
-def _trimmed(*, embeddings: np.ndarray, lengths: np.ndarray, positions: np.ndarray, **rest: Any) -> StoredContexts:
+def _trimmed(
+    vectors: dict[str, np.ndarray], *, lengths: np.ndarray, positions: np.ndarray, **rest: Any
+) -> StoredContexts:
     k = int(lengths.max(initial=1))
-    return StoredContexts(embeddings=embeddings[:, :k], lengths=lengths, positions=positions[:, :k], **rest)
+    cut = {name: array.take(range(min(k, array.shape[axis])), axis)
+           for name, array in vectors.items() for axis in [_slot_axis(name)]}  # fmt: skip
+    return StoredContexts(**({'embeddings': None} | cut), lengths=lengths, positions=positions[:, :k], **rest)
 
 
 def to_memory(stored: StoredContexts) -> 'Memory':
@@ -205,10 +248,11 @@ def to_memory(stored: StoredContexts) -> 'Memory':
 
     from pic_jax.memory import Memory
 
+    vectors = {name: jnp.asarray(np.moveaxis(array, _slot_axis(name), 1)) for name, array in stored.vectors.items()}
     return Memory(
-        embeddings=jnp.asarray(stored.embeddings),
+        **({'embeddings': None} | vectors),
         positions=jnp.asarray(stored.positions),
-        valid=jnp.asarray(np.arange(stored.embeddings.shape[1]) < stored.lengths[:, None]),
+        valid=jnp.asarray(np.arange(stored.positions.shape[1]) < stored.lengths[:, None]),
         text_start=jnp.asarray(stored.text_start),
     )
 
@@ -249,15 +293,14 @@ def read(path: str | os.PathLike) -> StoredContexts:
         with safetensors.safe_open(path, framework='numpy') as file:
             metadata = _parse_metadata(file.metadata() or {})
             names = set(file.keys())
-            if names != set(AXES):
-                missing, extra = sorted(set(AXES) - names), sorted(names - set(AXES))
-                raise PicJaxError(f'tensors are not valid: missing {missing}, unknown {extra}')
-            slices = {name: file.get_slice(name) for name in AXES}
+            _check_names(names)
+            slices = {name: file.get_slice(name) for name in AXES if name in names}
             for name, piece in slices.items():
-                valid = tuple(VECTOR_DTYPES) if name in _VECTORS else ('I32',)
+                valid = tuple(VECTOR_DTYPES) if name in _FLOATS else ('I32',)
                 _require(piece.get_dtype() in valid, f'dtype of {name}', piece.get_dtype(), ' or '.join(valid))
             _check_shapes({name: piece.get_shape() for name, piece in slices.items()}, metadata)
-            return StoredContexts(**{name: file.get_tensor(name) for name in AXES}, metadata=metadata)
+            arrays = {name: file.get_tensor(name) for name in slices}
+            return StoredContexts(**({'embeddings': None} | arrays), metadata=metadata)
     except PicJaxError as error:
         raise PicJaxError(f'{path}: {error}') from error
     except OSError as error:
@@ -322,7 +365,7 @@ def select(stored: StoredContexts, indices: Sequence[int]) -> StoredContexts:
         _require(0 <= row < len(stored), 'row', row, f'0 to {len(stored) - 1}')
     kept = {name: tuple(getattr(stored.metadata, name)[row] for row in rows) for name in _PER_CONTEXT}
     return _trimmed(
-        embeddings=stored.embeddings[rows],
+        {name: array[rows] for name, array in stored.vectors.items()},
         lengths=stored.lengths[rows],
         positions=stored.positions[rows],
         text_start=stored.text_start[rows],
@@ -354,11 +397,14 @@ def merge(parts: Sequence[StoredContexts], names: Sequence[str] | None = None) -
                 )
         if part.special.tobytes() != first.special.tobytes():
             raise PicJaxError(f'{name}: special differs from that of {names[0]}: expected the same vector')
-    k = max(part.embeddings.shape[1] for part in parts)
+    k = max(part.positions.shape[1] for part in parts)
     return _trimmed(
-        embeddings=np.concatenate([_padded(part.embeddings, k) for part in parts]),
+        {
+            name: np.concatenate([_padded(part.vectors[name], k, _slot_axis(name)) for part in parts])
+            for name in first.vectors
+        },
         lengths=np.concatenate([part.lengths for part in parts]),
-        positions=np.concatenate([_padded(part.positions, k) for part in parts]),
+        positions=np.concatenate([_padded(part.positions, k, 1) for part in parts]),
         text_start=np.concatenate([part.text_start for part in parts]),
         special=first.special,
         metadata=dataclasses.replace(
@@ -370,27 +416,37 @@ def merge(parts: Sequence[StoredContexts], names: Sequence[str] | None = None) -
 
 def _shared(stored: StoredContexts) -> dict[str, Any]:
     """What all contexts of a file have in common, apart from the special vector."""
-    values = dataclasses.asdict(stored.metadata) | {'dtype': str(stored.embeddings.dtype)}
+    values = dataclasses.asdict(stored.metadata) | {
+        'dtype': str(stored.special.dtype),
+        'slot_shapes': {name: _slot_shape(name, array) for name, array in stored.vectors.items()},
+    }
     return {name: value for name, value in values.items() if name not in _PER_CONTEXT}
 
 
-def _padded(array: np.ndarray, k: int) -> np.ndarray:
-    """`array` with zeros appended on axis 1 up to size k."""
-    return np.pad(array, [(0, k - array.shape[1] if axis == 1 else 0) for axis in range(array.ndim)])
+def _slot_shape(name: str, array: np.ndarray) -> list[int]:
+    return [size for axis, size in zip(AXES[name], array.shape, strict=True) if axis not in 'Nk']
+
+
+def _padded(array: np.ndarray, k: int, axis: int) -> np.ndarray:
+    """`array` with zeros appended on `axis` up to size k."""
+    widths = np.zeros((array.ndim, 2), int)
+    widths[axis, 1] = k - array.shape[axis]
+    return np.pad(array, widths)
 
 
 def describe(stored: StoredContexts) -> dict[str, Any]:
     """A JSON-ready description.
 
     Returns:
-      The metadata that all contexts share, `dtype`, and `contexts`: per context `row`, `id`,
-      `source_tokens`, `k`, `ratio` (source tokens per vector) and `bytes` (of its vectors).
+      The metadata that all contexts share, `dtype`, `slot_shapes` (of what one slot holds, by tensor), and `contexts`:
+      per context `row`, `id`, `source_tokens`, `k`, `ratio` (source tokens per slot) and `bytes` (of its slots).
     """
-    vector_bytes = stored.metadata.hidden_size * stored.embeddings.itemsize
+    numbers = sum(math.prod(_slot_shape(name, array)) for name, array in stored.vectors.items())
+    slot_bytes = numbers * stored.special.itemsize
     rows = zip(stored.metadata.ids, stored.metadata.source_tokens, stored.lengths.tolist(), strict=True)
     return _shared(stored) | {
         'contexts': [
-            {'row': row, 'id': id_, 'source_tokens': n, 'k': k, 'ratio': n / k, 'bytes': k * vector_bytes}
+            {'row': row, 'id': id_, 'source_tokens': n, 'k': k, 'ratio': n / k, 'bytes': k * slot_bytes}
             for row, (id_, n, k) in enumerate(rows)
         ],
     }

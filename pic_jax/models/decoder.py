@@ -2,7 +2,8 @@
 
 B batch, T query length, S key length, D model dim, N query heads, K key/value heads, H head dim, F mlp dim,
 V vocabulary, L layers, R LoRA rank. Kernels are [in, out], stacked over layers by `nn.scan`; names follow HF.
-An adapter is a second collection, `lora`, with the same paths as the kernels it adds to (models/lora.py).
+An adapter is a second collection, `lora`, with the same paths as the kernels it adds to (models/lora.py). Who asks for
+the collection `unrotated` gets the keys as they are before RoPE.
 """
 
 from typing import Any, NamedTuple
@@ -79,7 +80,9 @@ class Attention(nn.Module):
             return y.reshape(*y.shape[:-1], count, config.head_dim)
 
         q_BTNH = rotate(heads('q_proj', config.num_attention_heads), *cos_sin)
-        k_BTKH = rotate(heads('k_proj', config.num_key_value_heads), *cos_sin)
+        k_BTKH = heads('k_proj', config.num_key_value_heads)
+        self.sow('unrotated', 'keys', k_BTKH, reduce_fn=lambda _, keys: keys, init_fn=lambda: None)
+        k_BTKH = rotate(k_BTKH, *cos_sin)
         v_BTKH = heads('v_proj', config.num_key_value_heads)
         k_BSKH, v_BSKH = k_BTKH, v_BTKH
         if past is not None:
@@ -144,7 +147,7 @@ class Decoder(nn.Module):
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         self.layers = nn.scan(
             block,
-            variable_axes={'params': 0, 'lora': 0},
+            variable_axes={'params': 0, 'lora': 0, 'unrotated': 0},
             split_rngs={'params': True},
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=config.num_hidden_layers,

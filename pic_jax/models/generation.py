@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from pic_jax.errors import ConfigError
 from pic_jax.models.decoder import Decoder, KeyValues, Params
-from pic_jax.models.inputs import DecoderInput, causal_mask, last_valid
+from pic_jax.models.inputs import DecoderInput, last_valid, read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +72,9 @@ def generate(
       the number of tokens before the end token.
     """
     key = jax.random.key(0) if key is None else key
-    B, T = inputs.valid.shape
     apply = functools.partial(decoder.apply, {'params': params})
-    hidden_BTD, prefill = apply(inputs.x, inputs.positions, causal_mask(inputs.valid))
+    hidden_BTD, prefill, valid_BS = read(decoder, params, inputs)
+    B, S = valid_BS.shape
     last_B = last_valid(inputs.valid)
     first_position_B = jnp.take_along_axis(inputs.positions, last_B[:, None], axis=1)[:, 0] + 1
     hidden_B1D = jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)
@@ -88,7 +88,7 @@ def generate(
 
     room = ((0, 0), (0, 0), (0, max_new_tokens), (0, 0), (0, 0))
     cache = KeyValues(jnp.pad(prefill.k, room), jnp.pad(prefill.v, room))
-    cache_valid_BS = jnp.pad(inputs.valid, ((0, 0), (0, max_new_tokens)))
+    cache_valid_BS = jnp.pad(valid_BS, ((0, 0), (0, max_new_tokens)))
     token_B = next_token(hidden_B1D, 0)
     tokens_BT = jnp.zeros((B, max_new_tokens), jnp.int32).at[:, 0].set(token_B)
 
@@ -101,11 +101,11 @@ def generate(
         mask_B1S = jnp.concatenate([cache_valid_BS, jnp.ones((B, 1), bool)], axis=1)[:, None]
         x_B1D = apply(token_B[:, None], method='embed')
         hidden_B1D, new = apply(x_B1D, first_position_B[:, None] + step - 1, mask_B1S, cache)
-        at = (0, 0, T + step - 1, 0, 0)
+        at = (0, 0, S + step - 1, 0, 0)
         cache = KeyValues(
             jax.lax.dynamic_update_slice(cache.k, new.k, at), jax.lax.dynamic_update_slice(cache.v, new.v, at)
         )
-        cache_valid_BS = cache_valid_BS.at[:, T + step - 1].set(True)
+        cache_valid_BS = cache_valid_BS.at[:, S + step - 1].set(True)
         token_B = jnp.where(done_B, token_B, next_token(hidden_B1D, step))
         tokens_BT = tokens_BT.at[:, step].set(token_B)
         return step + 1, cache, cache_valid_BS, tokens_BT, token_B, done_B | ended(token_B)

@@ -6,20 +6,49 @@ import jax
 import jax.numpy as jnp
 
 from pic_jax.memory import Memory
-from pic_jax.models.decoder import Decoder, Params
+from pic_jax.models.decoder import Decoder, KeyValues, Params
+from pic_jax.models.rope import rotate, rotation
+
+
+class Past(NamedTuple):
+    """Memory of keys and values: key_values as a cache has them; positions: [B, M] int32; valid: [B, M] bool."""
+
+    key_values: KeyValues
+    positions: jax.Array
+    valid: jax.Array
 
 
 class DecoderInput(NamedTuple):
-    """x: [B, T, D] embeddings; positions: [B, T] int32 ids; valid: [B, T] bool, False = padding."""
+    """x: [B, T, D] embeddings; positions: [B, T] int32 ids; valid: [B, T] bool, False = padding; past: see `Past`."""
 
     x: jax.Array
     positions: jax.Array
     valid: jax.Array
+    past: Past | None = None
 
 
 def causal_mask(valid_BT: jax.Array) -> jax.Array:
     """[B, T, T] bool: earlier valid positions, in storage order."""
     return jnp.tri(valid_BT.shape[1], dtype=bool)[None] & valid_BT[:, None, :]
+
+
+def read(decoder: Decoder, params: Params, inputs: DecoderInput) -> tuple[jax.Array, KeyValues, jax.Array]:
+    """One causal pass over the input; what stands behind the past sees it, what stands before it does not.
+
+    Returns:
+      hidden [B, T, D], and a cache of all S = M + T positions (M = 0 without a past): keys and values [L, B, S, K, H],
+      and which of them later tokens may attend to, bool [B, S].
+    """
+    variables, mask_BTS = {'params': params}, causal_mask(inputs.valid)
+    if inputs.past is None:
+        hidden_BTD, cache = decoder.apply(variables, inputs.x, inputs.positions, mask_BTS)
+        return hidden_BTD, cache, inputs.valid
+    past = inputs.past
+    sees_BTM = past.valid[:, None] & (past.positions[:, None] < inputs.positions[..., None])
+    mask_BTS = jnp.concatenate([sees_BTM, mask_BTS], axis=2)
+    hidden_BTD, own = decoder.apply(variables, inputs.x, inputs.positions, mask_BTS, past.key_values)
+    cache = jax.tree.map(lambda before, after: jnp.concatenate([before, after], axis=2), past.key_values, own)
+    return hidden_BTD, cache, jnp.concatenate([past.valid, inputs.valid], axis=1)
 
 
 def last_valid(valid_BT: jax.Array) -> jax.Array:
@@ -62,13 +91,24 @@ def from_memory(
     before = word_memory(decoder, params, prefix_BP, jnp.full(B, P))
     text = word_memory(decoder, params, text_BT, text_lengths_B)
     start_B1 = P + memory.text_start[:, None]
-    parts = [
-        DecoderInput(before.embeddings, before.positions, before.valid),
-        DecoderInput(memory.embeddings.astype(decoder.dtype), P + memory.positions, memory.valid),
-    ]
+    parts, past = [DecoderInput(before.embeddings, before.positions, before.valid)], None
+    if memory.embeddings is None:
+        past = _past(decoder, memory, P)
+    else:
+        parts.append(DecoderInput(memory.embeddings.astype(decoder.dtype), P + memory.positions, memory.valid))
     if special_D is not None:
         special_B1D = jnp.broadcast_to(special_D[None, None].astype(decoder.dtype), (B, 1, special_D.shape[-1]))
         parts.append(DecoderInput(special_B1D, start_B1, jnp.ones((B, 1), bool)))
         start_B1 = start_B1 + 1
     parts.append(DecoderInput(text.embeddings, start_B1 + text.positions, text.valid))
-    return DecoderInput(*(jnp.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
+    columns = zip(*(part[:3] for part in parts), strict=True)
+    return DecoderInput(*(jnp.concatenate(arrays, axis=1) for arrays in columns), past)
+
+
+def _past(decoder: Decoder, memory: Memory, offset: int) -> Past:
+    """The memory's keys, turned to their positions behind `offset` tokens, and its values."""
+    positions_BM = offset + memory.positions
+    cos_sin = rotation(decoder.config.rope, decoder.config.head_dim, positions_BM, decoder.dtype)
+    keys_LBMKH, values_LBMKH = (jnp.moveaxis(x, 2, 0).astype(decoder.dtype) for x in (memory.keys, memory.values))
+    keys_LBMKH = jax.vmap(lambda keys_BMKH: rotate(keys_BMKH, *cos_sin))(keys_LBMKH)
+    return Past(KeyValues(keys_LBMKH, values_LBMKH), positions_BM, memory.valid)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pic_jax.memory import Memory
 from pic_jax.models.decoder import Decoder, Params
-from pic_jax.models.inputs import causal_mask, from_memory, last_valid
+from pic_jax.models.inputs import from_memory, last_valid, read
 
 
 class Totals(NamedTuple):
@@ -31,7 +31,7 @@ def text_logits(
     """
     T = tokens_BT.shape[1]
     inputs = from_memory(decoder, base, memory, special_D, prefix, tokens_BT, jnp.full(tokens_BT.shape[0], T))
-    hidden_BSD, _ = decoder.apply({'params': base}, inputs.x, inputs.positions, causal_mask(inputs.valid))
+    hidden_BSD, _, _ = read(decoder, base, inputs)
     last_B = last_valid(inputs.valid[:, :-T])
     first_B1D = jnp.take_along_axis(hidden_BSD, last_B[:, None, None], axis=1)
     hidden_BTD = jnp.concatenate([first_B1D, hidden_BSD[:, -T:-1]], axis=1)

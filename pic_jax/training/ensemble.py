@@ -1,4 +1,4 @@
-"""Trainings that differ in seed or learning rate only, as one program: `jax.vmap` over the training step."""
+"""Trainings that differ in seed, learning rate or first weights only, as one program: `jax.vmap` over the step."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from pic_jax.training.step import init_state, make_ensemble_step
 from pic_jax.training.workdir import flat
 from pic_jax.training.writers import Record
 
-MEMBER_KEYS = ('seed', 'optimizer.learning_rate')
+MEMBER_KEYS = ('seed', 'optimizer.learning_rate', 'start')
 
 
 class Outcome(NamedTuple):

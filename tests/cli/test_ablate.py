@@ -51,6 +51,32 @@ def test_every_row_leaves_a_file_and_the_failed_one_a_line(swept, sweep_file, ca
     assert page.count('<summary>ratio=') == 4
 
 
+def test_rows_start_from_the_same_rows_of_another_sweep(tmp_path, tiny_settings, capsys):
+    path = tmp_path / 'sweep.py'
+    path.write_text(
+        'from pic_jax.config import default_config, grid\n\n\ndef get_config():\n    config = default_config()\n'
+        f'    config.update_from_flattened_dict({tiny_settings!r})\n    return config\n\n\n'
+        "def get_sweep():\n    return grid({'seed': (0, 1)})\n"
+    )
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    fast = '--config.optimizer.learning_rate=0.1'
+    assert main(['ablate', f'--config={path}', f'--workdir={first}', '--examples=2', '--save', fast]) == 0
+    assert main(['ablate', f'--config={path}', f'--workdir={second}', '--examples=2', f'--start_from={first}']) == 0
+    assert not (second / 'rows' / 'seed=0').exists()
+    capsys.readouterr()
+    rows = [[json.loads((folder / 'rows' / f'seed={seed}.json').read_text()) for seed in (0, 1)]
+            for folder in (first, second)]  # fmt: skip
+    assert [row['trained_together'] for row in rows[1]] == [2, 2]
+    for before, after in zip(*rows, strict=True):
+        assert after['config']['start'] == str(first / 'rows' / before['name'])
+        ended, begun = before['curve'][-1]['loss'], after['curve'][0]['loss']
+        assert begun == pytest.approx(ended, abs=2e-2)  # the file is bfloat16
+        assert abs(before['curve'][0]['loss'] - begun) > 5e-2
+    assert rows[1][0]['curve'][0]['loss'] != rows[1][1]['curve'][0]['loss']
+    assert main(['ablate', f'--config={path}', f'--workdir={tmp_path / "third"}', f'--start_from={second}']) == 1
+    assert 'failed: seed=0' in capsys.readouterr().err
+
+
 def test_a_finished_row_is_not_trained_again(swept, sweep_file, monkeypatch, capsys):
     def refuse(*_):
         raise AssertionError('trained again')

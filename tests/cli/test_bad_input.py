@@ -66,7 +66,7 @@ SETTINGS = [
     (['--config.data.source=empty.jsonl'], 1, ['empty.jsonl is empty']),
     (['--config.data.source=blank.jsonl'], 1, ['blank.jsonl is empty']),
     (['--config.data.source=broken.jsonl'], 1, ['broken.jsonl:2']),
-    (['--config.data.source=fields.jsonl'], 1, ['fields.jsonl:2', 'expected text, or context with prompt']),
+    (['--config.data.source=fields.jsonl'], 1, ['fields.jsonl:2', 'expected text, or context (or input) with prompt']),
     (['--config.data.source=latin.txt'], 1, ['latin.txt: byte 3 is not UTF-8 text']),
     (['--config.data.validation=400'], 2, ['data.validation=400', 'the 24 groups of the source']),
     (['--config.data.min_context=23', '--config.data.target_length=450'], 1, ['all 15 documents are too short']),

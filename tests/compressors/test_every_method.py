@@ -53,7 +53,8 @@ def test_padding_and_neighbours_change_nothing(run, trained, compress, length):
     k = -(-length // 2)
     assert memory.lengths.tolist() == [8, k, 5]
     assert alone.lengths.tolist() == [k]
-    np.testing.assert_allclose(memory.embeddings[1, :k], alone.embeddings[0, :k], rtol=1e-5, atol=1e-5)
+    for name, array in memory.vectors.items():
+        np.testing.assert_allclose(array[1, :k], alone.vectors[name][0, :k], rtol=1e-5, atol=1e-5)
     assert memory.positions[1, :k].tolist() == alone.positions[0, :k].tolist()
     assert int(memory.text_start[1]) == int(alone.text_start[0])
 
@@ -62,6 +63,11 @@ def test_every_weight_is_trained(run, trained, ragged_batch):
     batch = ragged_batch(64, 16, [16, 9, 12, 16], TARGETS)
     loss = lambda weights: objective_totals(run, weights, run.base, batch)['lm'].nats.sum()
     for path, grad in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(trained)):
+        grad = np.asarray(grad)
+        is_read = path[0].key != 'lora' or path[-2].key in ('k_proj', 'v_proj')
+        if run.config.compressor.method == 'kv500x' and not is_read:  # what the last layer gives out
+            assert not grad[-1].any()
+            grad = grad[:-1]
         unused = path[0].key == 'special' and path[1].key != 'lm'
         assert (np.abs(grad).max() > 1e-7) != unused, jax.tree_util.keystr(path)
 
@@ -72,8 +78,9 @@ def test_a_file_keeps_it(run, trained, compress, tmp_path):
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), trained)
     again = read_weights(tmp_path / 'saved', run.init_trainable())
     tokens = np.random.default_rng(0).integers(2, 64, (2, 16))
-    expected = compress(run.compressor, run.base, rounded, tokens, [16, 7]).embeddings
-    np.testing.assert_array_equal(compress(run.compressor, run.base, again, tokens, [16, 7]).embeddings, expected)
+    expected = compress(run.compressor, run.base, rounded, tokens, [16, 7]).vectors
+    for name, array in compress(run.compressor, run.base, again, tokens, [16, 7]).vectors.items():
+        np.testing.assert_array_equal(array, expected[name])
 
 
 def test_thirty_steps_overfit(method, run, ragged_batch):

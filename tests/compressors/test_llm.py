@@ -63,7 +63,7 @@ def encoder_influence(make_model, make_compressor):
     compressor, trainable = make_compressor('pic', model, chunk_size=4, memory_embeddings='per_window')
 
     def slots(base, tokens_1n, index_k, positions_1S, mask_1SS):
-        return compressor.encode(base, trainable, tokens_1n, index_k, positions_1S, mask_1SS)[0]
+        return compressor.encode(base, trainable, tokens_1n, index_k, positions_1S, mask_1SS)[0]['embeddings']
 
     influence = _influence(slots, model[1])
 
@@ -116,7 +116,7 @@ class _Blank(LLMCompressor):
     """Everything but the encoder."""
 
     def encode(self, base, trainable, tokens_Rn, embedding_index_k, positions_RS, mask_RTS, past=None):
-        return jnp.zeros((tokens_Rn.shape[0], len(embedding_index_k), 32)), None
+        return {'embeddings': jnp.zeros((tokens_Rn.shape[0], len(embedding_index_k), 32))}, None
 
 
 class _Recorder(_Blank):

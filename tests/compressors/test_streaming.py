@@ -188,27 +188,27 @@ def test_one_wrong_mask_entry_shows(model, make_compressor, monkeypatch, query, 
 def test_memory_of_a_finished_chunk_does_not_wait_for_the_end(model, make_compressor):
     compressor, trainable = make_compressor('pic', chunk_size=4, context_sees='chunk+memory')
     state, slots = streaming.feed(compressor, model[1], trainable, streaming.start(compressor), TOKENS[:3])
-    assert slots.embeddings.shape == (0, 32)
+    assert slots.vectors['embeddings'].shape == (0, 32)
     assert (state.num_tokens, state.pending.tolist()) == (0, TOKENS[:3].tolist())
     state, slots = streaming.feed(compressor, model[1], trainable, state, TOKENS[3:10])
-    assert slots.embeddings.shape == (4, 32)
+    assert slots.vectors['embeddings'].shape == (4, 32)
     assert slots.starts.tolist() == [0, 2, 4, 6]
     assert (state.num_tokens, state.pending.tolist()) == (8, TOKENS[8:10].tolist())
     rest = streaming.flush(compressor, model[1], trainable, state)
     assert rest.starts.tolist() == [8]
     # The stream is a value: flushing did not end it, and going on does not depend on having flushed.
     again = streaming.flush(compressor, model[1], trainable, state)
-    np.testing.assert_array_equal(again.embeddings, rest.embeddings)
+    np.testing.assert_array_equal(again.vectors['embeddings'], rest.vectors['embeddings'])
     _, more = streaming.feed(compressor, model[1], trainable, state, TOKENS[10:12])
     whole, _ = _stream(compressor, model[1], trainable, TOKENS[:12], [12])
-    np.testing.assert_allclose(more.embeddings, whole.embeddings[0, 4:], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(more.vectors['embeddings'], whole.embeddings[0, 4:], rtol=0, atol=1e-6)
 
 
 def test_nothing_pending_flushes_to_nothing(model, make_compressor):
     compressor, trainable = make_compressor('pic', chunk_size=4)
     state, slots = streaming.feed(compressor, model[1], trainable, streaming.start(compressor), TOKENS[:8])
-    assert slots.embeddings.shape == (4, 32)
-    assert streaming.flush(compressor, model[1], trainable, state).embeddings.shape == (0, 32)
+    assert slots.vectors['embeddings'].shape == (4, 32)
+    assert streaming.flush(compressor, model[1], trainable, state).vectors['embeddings'].shape == (0, 32)
 
 
 def test_a_recurrent_state_is_the_memory_and_a_local_one_is_nothing(make_model, make_compressor, compress):

@@ -121,7 +121,8 @@ def test_questions_of_a_document_share_context_and_group_and_differ(config):
 def test_word_lists_are_the_share_that_is_asked_for():
     def lists(share):
         records = generate(CorpusConfig(word_lists=share, questions=1), 'train', 300, seed=0)
-        return sum(record.place is None for record in records)
+        assert {(record.task, record.place is None) for record in records} <= {('qa', False), ('icl', True)}
+        return sum(record.task == 'icl' for record in records)
 
     assert lists(0.0) == 0
     assert 60 <= lists(0.3) <= 120

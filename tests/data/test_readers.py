@@ -28,11 +28,15 @@ def test_jsonl_text_and_questions(tmp_path):
         {'context': 'two', 'question': 'what?', 'answer': 'a number', 'title': 'numbers'},
         {'text': '  '},
         {'context': 'two', 'question': 'unanswerable?', 'answers': []},
+        {'input': 'two is II', 'prompt': 'three?', 'answer': 'III', 'task': 'icl'},
+        {'context': 'three', 'input': 'not read', 'prompt': 'how?', 'answer': 'so', 'task': 'something else'},
     )
     assert read(path) == [
         Record('one', None, (), 'one', 'a.jsonl:1'),
         Record('two', 'which?', ('2', 'II'), 'two', 'a.jsonl:3'),
         Record('two', 'what?', ('a number',), 'numbers', 'a.jsonl:4'),
+        Record('two is II', 'three?', ('III',), 'two is II', 'a.jsonl:7', task='icl'),
+        Record('three', 'how?', ('so',), 'three', 'a.jsonl:8', task='qa'),
     ]
 
 
@@ -46,7 +50,7 @@ def test_jsonl_lines_end_only_at_newlines(tmp_path):
     [
         ('{"text": ', r'a\.jsonl:2: not valid JSON \(Expecting value at column 10\)'),
         ('[1]', r'a\.jsonl:2: \[1\] is not a record: expected a JSON object'),
-        ('{"body": "x"}', r'a\.jsonl:2: fields body are not a record: expected text, or context with'),
+        ('{"body": "x"}', r'a\.jsonl:2: fields body are not a record: expected text, or context \(or input\) with'),
         ('{}', r'a\.jsonl:2: fields none are not a record'),
         ('{"context": "x", "prompt": "y"}', r'a\.jsonl:2: fields context, prompt are not a record'),
         ('{"context": " ", "prompt": "y", "answer": "z"}', r'a\.jsonl:2: context is blank'),
@@ -118,6 +122,107 @@ def test_squad(tmp_path):
     article = {'title': 'T', 'paragraphs': [{'context': 'Ann B came.', 'qas': questions}]}
     records = read(write(tmp_path, 'a.json', {'version': 'v2.0', 'data': [article]}))
     assert records == [Record('Ann B came.', 'who?', ('Ann', 'Ann B'), 'T', 'a.json: question 1')]
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A function from columns to the arguments with which datasets.load_dataset was asked for them, in a list."""
+
+    def serve(columns):
+        asked = []
+        table = datasets.Dataset.from_dict(columns)
+        monkeypatch.setattr(datasets, 'load_dataset', lambda *args, **kwargs: asked.append((args, kwargs)) or table)
+        return asked
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ('source', 'name', 'config', 'split'),
+    [
+        ('hub:o/n', 'o/n', None, 'train'),
+        ('hub:o/n:main', 'o/n', 'main', 'train'),
+        ('hub:o/n::test', 'o/n', None, 'test'),
+        ('hub:o/n:main:validation[:10%]', 'o/n', 'main', 'validation[:10%]'),
+    ],
+)
+def test_hub_names(hub, source, name, config, split):
+    asked = hub({'text': ['x']})
+    assert [r.context for r in read(source)] == ['x']
+    assert asked == [((name, config), {'split': split})]
+
+
+# The columns of the tables that README names, with rows of our own.
+MRQA = {
+    'subset': ['SQuAD', 'NewsQA'], 'context': ['[PAR] Ann came.', 'Bob left.'], 'qid': ['1', '2'],
+    'context_tokens': [{'tokens': ['Ann'], 'offsets': [6]}, {'tokens': ['Bob'], 'offsets': [0]}],
+    'question': ['who came?', 'who left?'], 'question_tokens': [{'tokens': ['who'], 'offsets': [0]}] * 2,
+    'detected_answers': [{'text': ['Ann'], 'char_spans': [[6]], 'token_spans': [[1]]}] * 2,
+    'answers': [['Ann', 'ann'], ['Bob']],
+}  # fmt: skip
+SQUAD = {
+    'id': ['1', '2'], 'title': ['T', 'T'], 'context': ['Ann came.', 'Bob left.'], 'question': ['who?', 'why?'],
+    'answers': [{'text': ['Ann', 'Ann'], 'answer_start': [0, 0]}, {'text': [], 'answer_start': []}],
+}  # fmt: skip
+PWC = {'input': ['Ann came.'], 'prompt': ['Name the person.'], 'answer': ['Ann']}
+
+
+@pytest.mark.parametrize(
+    ('columns', 'expected'),
+    [
+        (MRQA, [('[PAR] Ann came.', 'who came?', ('Ann', 'ann')), ('Bob left.', 'who left?', ('Bob',))]),
+        (SQUAD, [('Ann came.', 'who?', ('Ann',))]),
+        (PWC, [('Ann came.', 'Name the person.', ('Ann',))]),
+    ],
+    ids=['MRQA', 'SQuAD', 'PwC'],
+)
+def test_hub_tables_of_questions(hub, columns, expected):
+    hub(columns)
+    records = read('hub:o/n')
+    assert [(r.context, r.prompt, r.answers) for r in records] == expected
+    assert {r.task for r in records} == {'qa'}
+    assert {r.group for r in records} == ({'T'} if 'title' in columns else {r.context for r in records})
+
+
+def test_a_folder_as_the_hub_has_it(tmp_path, monkeypatch):
+    """Through datasets itself: files named as PwC's are, a config and its splits inferred from them."""
+    monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', str(tmp_path / 'cache'))
+    folder = tmp_path / 'PwC'
+    folder.mkdir()
+    for part, name in (('train', 'Ann'), ('test', 'Bob')):
+        write(folder, f'PwC_{part}.jsonl', {'input': f'{name} came.', 'prompt': 'Who?', 'answer': name})
+    for source, name in ((f'hub:{folder}', 'Ann'), (f'hub:{folder}:default:test', 'Bob')):
+        expected = Record(f'{name} came.', 'Who?', (name,), f'{name} came.', f'{source} row 0')
+        assert read(source) == [expected]
+    with pytest.raises(PicJaxError, match='split validation cannot be loaded'):
+        read(f'hub:{folder}::validation')
+
+
+def solved(number):
+    return f'Question: {number} + {number}?\nAnswer: It doubles. #### {2 * number}'
+
+
+@pytest.mark.parametrize('rows', [19, 17])
+def test_hub_questions_without_a_context_show_each_other_how(hub, rows):
+    """As in GSM8K. Blocks of 8 in halves; of the last block 3 rows make halves of 1 and 2, and 1 row is left out."""
+    numbers = range(rows)
+    hub({'question': [f'{n} + {n}?' for n in numbers], 'answer': [f'It doubles. #### {2 * n}' for n in numbers]})
+    halves = [(range(0, 4), range(4, 8)), (range(8, 12), range(12, 16)), (range(16, 17), range(17, 19))]
+    expected = [
+        Record(
+            '\n\n'.join(map(solved, examples)), f'{number} + {number}?', (f'It doubles. #### {2 * number}',),
+            f'block {block}', f'hub:openai/gsm8k:main row {number}', task='icl',
+        )
+        for block, (first, second) in enumerate(halves[: 3 if rows == 19 else 2])
+        for examples, asked in ((second, first), (first, second))
+        for number in asked
+    ]  # fmt: skip
+    records = read('hub:openai/gsm8k:main')
+    assert records == expected
+    assert all(record.prompt not in record.context for record in records)
+    parts = readers.split(records, 1, 0)
+    assert not {r.prompt for r in parts['train']} & {r.prompt for r in parts['validation']}
+    assert not {r.context for r in parts['train']} & {r.context for r in parts['validation']}
 
 
 def test_hub_columns(monkeypatch):

@@ -151,6 +151,13 @@ def test_every_method_is_measured_at_every_ratio_from_the_same_pretraining():
     assert constant.stages() == [('qa', 4), ('qa', 8), ('qa', 16)]
 
 
+def test_word_lists_are_found_in_rows_of_either_kind():
+    cells = [{'task': 'qa', 'metric': 'em', 'value': 0.25}]
+    assert report.on_word_lists(cells) == 0.25
+    assert report.on_word_lists([*cells, {'task': 'icl', 'metric': 'accuracy', 'value': 0.5}]) == 0.5
+    assert math.isnan(report.on_word_lists([]))
+
+
 def test_the_readme_shows_the_stored_rows():
     text = (Path(__file__).parents[2] / 'README.md').read_text()
     assert report.readme_block() in text

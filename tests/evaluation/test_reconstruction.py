@@ -1,4 +1,4 @@
-"""BLEU-4, prefix-EM and token accuracy of contexts that are written out again from their memory."""
+"""BLEU-4, ROUGE, prefix-EM and token accuracy of contexts that are written out again from their memory."""
 
 import dataclasses
 
@@ -133,6 +133,11 @@ def test_scores_of_reconstructions_literally():
     assert scores['bleu4'][0] == pytest.approx(bleu4(['w2 w3 w9 w5', 'w2 w3 w4 w5'], ['w2 w3 w4 w5'] * 2))
     assert scores['bleu4'][1][1] == pytest.approx(1)
     assert len(score_reconstructions(Words(), pair, np.ones((1000, 2), int))['bleu4'][1]) == 200
+    for kind in ('rouge1', 'rougeL'):
+        assert scores[kind][0] == pytest.approx(0.875)
+        np.testing.assert_allclose(scores[kind][1], [0.75, 1, 0.875])
+    turned = score_reconstructions(Words(), [Reconstruction(context, context[::-1])], np.ones((1, 1)))
+    assert (turned['rouge1'][0], turned['rougeL'][0]) == (1, 0.25)
 
 
 def test_what_is_written_is_the_decoders_first_choice_behind_the_memory(run, texts, first_choices):
@@ -152,7 +157,7 @@ def test_a_perfect_reconstruction_scores_one(run, texts, repeats_the_context):
     repeats_the_context(texts, [None] * 5)
     found = reconstruct(run, run.init_trainable(), harness.batches_of(run, texts, 100))
     scores = score_reconstructions(Words(), found, TIMES)
-    for metric in ('bleu4', 'prefix_em'):
+    for metric in ('bleu4', 'prefix_em', 'rouge1', 'rougeL'):
         assert scores[metric][0] == pytest.approx(1)
         np.testing.assert_allclose(scores[metric][1], 1)
 
@@ -163,13 +168,16 @@ def test_evaluate_has_the_rows(run, texts, repeats_the_context):
     table = {(row.method, row.metric): row for row in rows}
     methods = harness.methods_of(run)
     expected = {(method, metric) for method in methods for metric in ('nats_per_token', 'token_accuracy')}
-    assert set(table) == expected | {('icae', 'bleu4'), ('icae', 'prefix_em')}
+    written = {('icae', metric) for metric in ('bleu4', 'prefix_em', 'rouge1', 'rougeL')}
+    assert set(table) == expected | written
     assert len(rows) == len(table)
     assert answers == {}
     assert {(row.task, row.n) for row in rows} == {('reconstruction', 5)}
     assert all(row.low <= row.value <= row.high for row in rows)
     assert table['icae', 'prefix_em'].value == pytest.approx((1 / 8 + 1 + 1 + 1 / 8 + 1) / 5)
     assert 0.5 < table['icae', 'bleu4'].value < 1
+    # One of the 8 words of the first and of the fourth text is wrong.
+    assert table['icae', 'rougeL'].value == pytest.approx((7 / 8 + 1 + 1 + 7 / 8 + 1) / 5)
 
 
 def test_token_accuracy_is_that_of_the_logits(run, texts, first_choices, monkeypatch):

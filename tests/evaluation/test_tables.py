@@ -27,10 +27,12 @@ def test_json_has_exactly_the_contracted_keys_and_no_number_that_json_lacks():
     assert found[2]['high'] is None
 
 
-def test_text_has_one_line_per_task_and_method():
+def test_text_is_a_table_per_task_with_a_line_per_method():
     assert to_text(ROWS).splitlines() == [
-        'task          method      ratio  k    nats/token            share of gap        F1',
-        'continuation  pic         8.0x   24   2.500 [2.250, 2.750]  0.800 [0.750, nan]  -',
-        'continuation  no_context  -      0    3.500 [3.250, 3.750]  -                   -',
-        'qa            pic         7.5x   5.2  -                     -                   0.500 [0.250, 0.750]',
+        'task          method      ratio  k   nats/token            share of gap',
+        'continuation  pic         8.0x   24  2.500 [2.250, 2.750]  0.800 [0.750, nan]',
+        'continuation  no_context  -      0   3.500 [3.250, 3.750]  -',
+        '',
+        'task  method  ratio  k    F1',
+        'qa    pic     7.5x   5.2  0.500 [0.250, 0.750]',
     ]

@@ -66,9 +66,18 @@ def random_contexts(count: int, k: int, dtype=np.float32, seed: int = 0) -> cont
     )
 
 
+def key_values(count: int, k: int, seed: int = 0) -> contexts.StoredContexts:
+    """The same as keys and values of 3 layers, 2 heads of 4 numbers: [N, 3, k, 2, 4]."""
+    plain, rng = random_contexts(count, k, seed=seed), np.random.default_rng(seed)
+    valid = (np.arange(k) < plain.lengths[:, None])[:, None, :, None, None]
+    keys, values = (np.where(valid, rng.normal(size=(count, 3, k, 2, 4)), 0).astype(np.float32) for _ in range(2))
+    return dataclasses.replace(plain, embeddings=None, keys=keys, values=values)
+
+
 def assert_same(a: contexts.StoredContexts, b: contexts.StoredContexts) -> None:
     assert a.metadata == b.metadata
-    for name in ARRAYS:
+    assert a.vectors.keys() == b.vectors.keys()
+    for name in (*a.vectors, *(name for name in ARRAYS if name != 'embeddings')):
         left, right = getattr(a, name), getattr(b, name)
         assert left.dtype == right.dtype
         np.testing.assert_array_equal(left.astype(np.float64), right.astype(np.float64), err_msg=name)
@@ -359,3 +368,52 @@ def test_describe_is_json_with_exact_sizes():
         {'row': 0, 'id': 'a', 'source_tokens': 24, 'k': 3, 'ratio': 8.0, 'bytes': 48},
         {'row': 1, 'id': 'b é', 'source_tokens': 12, 'k': 2, 'ratio': 6.0, 'bytes': 32},
     ]
+
+
+def test_keys_and_values_survive_a_file_and_cutting_and_joining(tmp_path):
+    whole = key_values(5, 4)
+    path = tmp_path / 'kv.safetensors'
+    contexts.write(path, whole)
+    again = contexts.read(path)
+    assert_same(again, whole)
+    assert contexts.describe(again)['slot_shapes'] == {'keys': [3, 2, 4], 'values': [3, 2, 4]}
+    assert contexts.describe(again)['contexts'][4]['bytes'] == 4 * 2 * 3 * 2 * 4 * 4
+    short = int(np.argmin(whole.lengths))
+    assert contexts.select(whole, [short]).keys.shape == (1, 3, whole.lengths[short], 2, 4)
+    assert_same(contexts.merge([contexts.select(whole, [row]) for row in range(5)]), whole)
+    memory = contexts.to_memory(whole)
+    assert memory.keys.shape == memory.values.shape == (5, 4, 3, 2, 4)
+    np.testing.assert_array_equal(memory.keys[2, 1], whole.keys[2, :, 1])
+    assert_same(contexts.from_memory(memory, whole.special, whole.metadata), whole)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(values=None), r"missing \['values'\]"),
+        (dict(embeddings=ARRAYS['embeddings']), r"unknown \['keys', 'values'\]"),
+        (dict(keys=np.zeros((5, 3, 5, 2, 4), np.float32)), 'shape of'),
+        (dict(values=np.full((5, 3, 4, 2, 4), np.inf, np.float32)), r'values\[0\].*finite'),
+        (dict(keys=np.ones((5, 3, 4, 2, 4), np.float32)), r'keys.*zero in padding'),
+        (dict(keys=np.zeros((5, 3, 4, 2, 4), ml_dtypes.bfloat16)), 'dtype of special'),
+    ],
+)
+def test_broken_keys_and_values_are_refused(changes, message):
+    with pytest.raises(PicJaxError, match=message):
+        dataclasses.replace(key_values(5, 4), **changes)
+
+
+def test_embeddings_and_key_values_do_not_merge():
+    with pytest.raises(PicJaxError, match='part 2: slot_shapes'):
+        contexts.merge([random_contexts(2, 3), key_values(2, 3)])
+
+
+def test_the_golden_file_of_keys_and_values_reads_as_literal_values_and_rewrites_to_the_same_bytes(tmp_path):
+    path = GOLDEN.with_name('golden_key_values.safetensors')
+    found = contexts.read(path)
+    assert found.keys[0, :, :, 0].tolist() == [[[1, -1], [2, -2]], [[3, -3], [4, -4]]]
+    assert found.values[0, :, :, 0].tolist() == [[[0.5, 0], [0.25, 0]], [[0, 0.5], [0, 0.25]]]
+    assert (found.lengths.tolist(), found.positions.tolist(), found.text_start.tolist()) == ([2], [[0, 1]], [2])
+    assert found.metadata.ids == ('a',)
+    contexts.write(tmp_path / 'again', found)
+    assert (tmp_path / 'again').read_bytes() == path.read_bytes()

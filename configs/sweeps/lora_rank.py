@@ -1,0 +1,21 @@
+"""How large an adapter pic needs: three seeds.
+
+    pic-jax ablate --config=configs/sweeps/lora_rank.py:words --workdir=runs/lora_rank_words --save
+    pic-jax ablate --config=configs/sweeps/lora_rank.py --workdir=runs/lora_rank --start_from=runs/lora_rank_words
+
+Every row learns words first, from its own fresh weights, and then to answer.
+"""
+
+from pic_jax.config import grid
+from pic_jax.recipes import two_stages
+
+
+def get_config(stage: str = 'answers'):
+    config = two_stages(stage)
+    config.compressor.ratio = 4
+    config.compressor.chunk_size = 16
+    return config
+
+
+def get_sweep(stage: str = 'answers'):
+    return grid({'compressor.lora.rank': (4, 8, 16, 32, 64), 'seed': (0, 1, 2)})
