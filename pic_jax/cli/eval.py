@@ -76,6 +76,6 @@ def run(args: argparse.Namespace) -> int:
     shown = samples.collect(run, trained.trainable, records[: args.examples], answers)
     write_text(workdir / samples.NAME, json.dumps(shown, indent=1) + '\n')
     record_environment(workdir, 'eval')
-    print(report.write_report(workdir), file=sys.stderr)
+    print(report.write_report(workdir, trained.run.config), file=sys.stderr)
     print(json.dumps(tables.to_dicts(rows), indent=1) if args.json else tables.to_text(rows, named))
     return 0

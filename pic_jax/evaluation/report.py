@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pic_jax.budget import memory_slots
 from pic_jax.config import RunConfig, to_mapping
 from pic_jax.errors import PicJaxError
 from pic_jax.evaluation import environment, plots, samples, tables
@@ -15,7 +16,7 @@ from pic_jax.evaluation.costs import Cost
 from pic_jax.evaluation.markup import Html, element, folded, joined, page, picture, table
 from pic_jax.evaluation.sample_views import sample_views
 from pic_jax.files import read_json, write_text
-from pic_jax.masks import make_layout, memory_slots
+from pic_jax.masks import make_layout
 from pic_jax.training.workdir import flat, read_config
 
 NAME = 'report.html'
@@ -32,20 +33,22 @@ class MissingError(PicJaxError):
         self.command = command
 
 
-def write_report(workdir: Path) -> Path:
+def write_report(workdir: Path, config: RunConfig | None = None) -> Path:
     """Writes the page of a run into its workdir; parts that are missing or broken are named in their place.
+
+    Args:
+      config: of the run; by default the workdir's. Results of a compressor that ships lie apart from its settings.
 
     Raises:
       PicJaxError: the workdir has no readable config.json, or the page cannot be written.
     """
     path = workdir / NAME
-    write_text(path, run_page(workdir))
+    write_text(path, run_page(workdir, config or read_config(workdir)))
     return path
 
 
-def run_page(workdir: Path) -> str:
+def run_page(workdir: Path, config: RunConfig) -> str:
     """The page of a run: equal files give equal pages."""
-    config = read_config(workdir)
 
     def of(name: str, view: Callable[[dict[str, Any]], list[Html]]) -> Section:
         return lambda: checked(name, view, _stored(workdir, name))
@@ -132,8 +135,10 @@ def _results(workdir: Path, stored: dict[str, Any]) -> list[Html]:
     costs = {method: Cost(**cost) for method, cost in stored.get('costs', {}).items()}
     if costs:
         parts.append(table('What one context costs under each method', tables.cost_cells(costs)))
-    if 'bleu_signature' in stored:
-        parts.append(element('p', 'BLEU: ', element('code', stored['bleu_signature']), class_='note'))
+    for metric in ('bleu', 'rouge'):
+        if f'{metric}_signature' in stored:
+            signature = element('code', stored[f'{metric}_signature'])
+            parts.append(element('p', f'{metric.upper()}: ', signature, class_='note'))
     return parts
 
 

@@ -159,7 +159,14 @@ def make_workdir(folder: Path) -> Path:
     )
     (workdir / 'metrics.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
     cost = {'compression_flops': 2.5e9, 'stored_bytes': 768.0, 'first_token_s': 0.0125}
-    results = {'split': 'test', 'source': HOSTILE, 'seed': 0, 'step': 10, 'bleu_signature': HOSTILE}
+    results = {
+        'split': 'test',
+        'source': HOSTILE,
+        'seed': 0,
+        'step': 10,
+        'bleu_signature': HOSTILE,
+        'rouge_signature': 'rouge-score',
+    }
     results |= {'rows': result_rows(), 'costs': {'pic': cost, HOSTILE: cost}}
     (workdir / 'results.json').write_text(json.dumps(results))
     shown = {'answers': sample_answers(), 'reconstructions': sample_reconstructions()}

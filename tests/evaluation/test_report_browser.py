@@ -15,6 +15,7 @@ import pytest
 from matplotlib.image import imread
 
 from pic_jax.evaluation import report, sweep_report
+from pic_jax.training.workdir import read_config
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +50,7 @@ def browser():
 def folder(request, tmp_path_factory, shared_report_workdir, shared_stored_rows, hostile):
     """A folder with report.html."""
     folder = tmp_path_factory.mktemp(request.param)
-    page = report.run_page(shared_report_workdir)
+    page = report.run_page(shared_report_workdir, read_config(shared_report_workdir))
     if request.param == 'sweep':
         page = sweep_report.sweep_page('sweep', shared_stored_rows, {'ratio=3': hostile[0] + 'x' * 300})
     (folder / 'report.html').write_text(page, 'utf-8')
