@@ -228,7 +228,8 @@ def test_eval_has_rows_at_every_ratio(saved, tmp_path, capsys):
     for command in ([f'--workdir={folder}', '--ratios=4'], [f'--workdir={tmp_path / "four"}']):
         assert main(['eval', *command, '--json']) == 0
         found = {row['metric']: row for row in json.loads(capsys.readouterr().out) if row['method'] == 'pic'}
-        assert found['nats_per_token'] == pytest.approx(ours[1], rel=1e-5)
+        for key in ('ratio', 'k', 'value', 'low', 'high'):
+            assert found['nats_per_token'][key] == pytest.approx(ours[1][key], rel=1e-5)
         assert found['gap_share']['value'] == pytest.approx(shares[1]['value'], rel=1e-3)
 
 

@@ -51,7 +51,7 @@ REFUSED = [
                  id='pic-previous', marks=slow),
     pytest.param('pic', CHUNKS | dict(positions='interleaved', context_sees='causal'), id='pic-causal', marks=slow),
     pytest.param('icformer', CHUNKS | dict(positions='end'), id='icformer-end', marks=slow),
-    pytest.param('mean_pool', dict(context_length=32), id='mean_pool'),
+    pytest.param('mean_pool', dict(context_length=32), id='mean_pool', marks=slow),
 ]  # fmt: skip
 
 
@@ -109,6 +109,7 @@ def test_decoder_positions_of_a_spread_memory_would_differ(stored):
         shrink(fine, 4)
 
 
+@pytest.mark.slow
 def test_chunks_that_move_as_a_whole_lose_the_tolerance(model, make_compressor):
     """Chunk-local, interleaved, ids from the window: equal in exact arithmetic, and so near the start; not at 4,000."""
     compressor, trainable = make_compressor('pic', ratio=2, ratios=(2, 4), **CHUNKS, positions='interleaved')
