@@ -136,7 +136,7 @@ class StoredContexts:
         last_N = np.max(np.where(valid_Nk, self.positions, -1), axis=1)
         rules = []
         for name, array in self.vectors.items():
-            numbers_Nkx = np.moveaxis(array, _slot_axis(name), 1).reshape(len(array), k, -1)
+            numbers_Nkx = np.moveaxis(array, slot_axis(name), 1).reshape(len(array), k, -1)
             rules += [
                 (name, ~np.isfinite(numbers_Nkx).all(axis=(1, 2)), 'finite numbers only'),
                 (name, (numbers_Nkx != 0).any(axis=2) & ~valid_Nk, 'zero in padding slots'),
@@ -173,7 +173,8 @@ def _tensors(stored: StoredContexts) -> dict[str, np.ndarray]:
     return {name: array for name, array in arrays.items() if array is not None}
 
 
-def _slot_axis(name: str) -> int:
+def slot_axis(name: str) -> int:
+    """Where the slots of a tensor of vectors are."""
     return AXES[name].index('k')
 
 
@@ -218,7 +219,7 @@ def from_memory(memory: 'Memory', special: Any, metadata: ContextMetadata) -> St
     vectors = {name: np.asarray(array) for name, array in memory.vectors.items()}
     for name, array in vectors.items():
         kept = np.where(np.expand_dims(valid_Nk, tuple(range(2, array.ndim))), array, np.zeros((), array.dtype))
-        vectors[name] = np.moveaxis(kept, 1, _slot_axis(name))
+        vectors[name] = np.moveaxis(kept, 1, slot_axis(name))
     return _trimmed(
         vectors,
         lengths=valid_Nk.sum(axis=1, dtype=np.int32),
@@ -234,7 +235,7 @@ def _trimmed(
 ) -> StoredContexts:
     k = int(lengths.max(initial=1))
     cut = {name: array.take(range(min(k, array.shape[axis])), axis)
-           for name, array in vectors.items() for axis in [_slot_axis(name)]}  # fmt: skip
+           for name, array in vectors.items() for axis in [slot_axis(name)]}  # fmt: skip
     return StoredContexts(**({'embeddings': None} | cut), lengths=lengths, positions=positions[:, :k], **rest)
 
 
@@ -244,7 +245,7 @@ def to_memory(stored: StoredContexts) -> 'Memory':
 
     from pic_jax.memory import Memory
 
-    vectors = {name: jnp.asarray(np.moveaxis(array, _slot_axis(name), 1)) for name, array in stored.vectors.items()}
+    vectors = {name: jnp.asarray(np.moveaxis(array, slot_axis(name), 1)) for name, array in stored.vectors.items()}
     return Memory(
         **({'embeddings': None} | vectors),
         positions=jnp.asarray(stored.positions),
@@ -401,7 +402,7 @@ def merge(parts: Sequence[StoredContexts], names: Sequence[str] | None = None) -
     k = max(part.positions.shape[1] for part in parts)
     return _trimmed(
         {
-            name: np.concatenate([_padded(part.vectors[name], k, _slot_axis(name)) for part in parts])
+            name: np.concatenate([_padded(part.vectors[name], k, slot_axis(name)) for part in parts])
             for name in first.vectors
         },
         lengths=np.concatenate([part.lengths for part in parts]),
