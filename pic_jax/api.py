@@ -129,7 +129,7 @@ class TrainedCompressor:
         return [decode(np.asarray(row)[:n]).strip() for row, n in zip(tokens_BT, made_B, strict=True)]
 
     def store(self, contexts: Sequence[str], ids: Sequence[str], ratio: int | None = None) -> StoredContexts:
-        """Compresses texts into what `interop.contexts.write` keeps; `ids` name them, `ratio` is as in `compress`.
+        """Compresses texts into what `interop.context_files.write` keeps; `ids` name them, `ratio` is as in `compress`.
 
         Raises:
           PicJaxError: a context is empty. ConfigError: a context is too long, or the ratio is not served.

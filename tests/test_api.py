@@ -12,7 +12,7 @@ from pic_jax.api import TrainedCompressor
 from pic_jax.config import CompressorConfig, to_mapping
 from pic_jax.data.tokenise import encode
 from pic_jax.errors import ConfigError, PicJaxError
-from pic_jax.interop import contexts
+from pic_jax.interop import context_files
 from pic_jax.run import open_run
 
 TEXTS = ['Mara lives in Stonehaven.', 'Wilsten works as a lawyer and never leaves without apples.', 'A']
@@ -90,8 +90,8 @@ def test_generate(trained, memory):
 
 def test_stored_contexts_give_the_same_memory_and_answers(trained, memory, tmp_path):
     stored = trained.store(TEXTS, ['a', 'b', 'c'])
-    contexts.write(tmp_path / 'file.safetensors', stored)
-    read = contexts.read(tmp_path / 'file.safetensors')
+    context_files.write(tmp_path / 'file.safetensors', stored)
+    read = context_files.read(tmp_path / 'file.safetensors')
     assert read.metadata.ids == ('a', 'b', 'c')
     assert read.metadata.source_tokens == tuple(len(encode(trained.run.tokenizer, text)) for text in TEXTS)
     assert read.metadata.decoder_prefix == trained.run.prefix == (0,)
@@ -112,8 +112,8 @@ def test_keys_and_values_are_stored_and_answer_likewise(trained, tmp_path):
     run = open_run(config)
     other = TrainedCompressor(run, run.init_trainable())
     memory = other.compress(TEXTS)
-    contexts.write(tmp_path / 'file.safetensors', other.store(TEXTS, ['a', 'b', 'c']))
-    again = other.memory_of(contexts.read(tmp_path / 'file.safetensors'))
+    context_files.write(tmp_path / 'file.safetensors', other.store(TEXTS, ['a', 'b', 'c']))
+    again = other.memory_of(context_files.read(tmp_path / 'file.safetensors'))
     assert again.keys.shape == (3, int(memory.lengths.max()), 2, 2, 8)
     prompts = ['Mara', 'Wilsten works', 'A']
     assert other.generate(again, prompts, 5) == other.generate(memory, prompts, 5)

@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the answer."""
     from pic_jax.errors import ConfigError
-    from pic_jax.interop import contexts
+    from pic_jax.interop import context_files, contexts
 
-    stored = contexts.read(args.file)
+    stored = context_files.read(args.file)
     if not 0 <= args.row < len(stored):
         raise ConfigError(f'--row={args.row} is not valid: {args.file} has rows 0 to {len(stored) - 1}')
     if args.max_new_tokens < 1:

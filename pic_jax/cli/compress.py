@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     named = [pair for file in args.files for pair in read_contexts(file)]
 
     from pic_jax.api import load
-    from pic_jax.interop import contexts
+    from pic_jax.interop import context_files, contexts
 
     trained = load(args.workdir)
     parts = []
@@ -47,6 +47,6 @@ def run(args: argparse.Namespace) -> int:
         names, texts = zip(*named[first : first + _BATCH], strict=True)
         parts.append(trained.store(texts, names, args.ratio))
         print(f'{first + len(names)} of {len(named)} contexts', file=sys.stderr)
-    contexts.write(out, contexts.merge(parts))
+    context_files.write(out, contexts.merge(parts))
     print(out)
     return 0

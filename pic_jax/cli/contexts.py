@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pic_jax.errors import ConfigError
-from pic_jax.interop import contexts
+from pic_jax.interop import context_files, contexts
 from pic_jax.interop.shrink import shrink
 
 HELP = 'show, slice, merge or shrink files of stored contexts'
@@ -54,20 +54,20 @@ def run(args: argparse.Namespace) -> int:
       PicJaxError: a file is missing or broken, does not go with the others, or cannot be shrunk.
     """
     if args.action == 'show':
-        description = contexts.describe(contexts.read(args.file))
+        description = contexts.describe(context_files.read(args.file))
         print(json.dumps(description, indent=2) if args.json else _table(args.file, description))
         return 0
     out = Path(args.out)
     if out.exists() and not args.overwrite:
         raise ConfigError(f'OUT={out} exists: expected a new file name, or --overwrite')
     if args.action == 'slice':
-        stored = contexts.read(args.file)
+        stored = context_files.read(args.file)
         result = contexts.select(stored, parse_rows(args.rows, len(stored)))
     elif args.action == 'shrink':
-        result = shrink(contexts.read(args.file), args.ratio, args.file)
+        result = shrink(context_files.read(args.file), args.ratio, args.file)
     else:
-        result = contexts.merge([contexts.read(file) for file in args.files], args.files)
-    contexts.write(out, result)
+        result = contexts.merge([context_files.read(file) for file in args.files], args.files)
+    context_files.write(out, result)
     print(f'{len(result)} contexts written', file=sys.stderr)
     print(out)
     return 0

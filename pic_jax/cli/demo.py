@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from pic_jax.api import load
     from pic_jax.evaluation import plots, tables
     from pic_jax.files import write_text
-    from pic_jax.interop import contexts
+    from pic_jax.interop import context_files
 
     started, workdir = time.perf_counter(), Path(args.workdir)
     folders = {method: workdir / method for method in OVERRIDES}
@@ -109,8 +109,8 @@ def run(args: argparse.Namespace) -> int:
     say('storing a context and asking it')
     shown = test[:SHOWN]
     text = pic.run.tokenizer.decode(shown[0].context)
-    contexts.write(workdir / 'context.safetensors', pic.store([text], ['notebook']))
-    stored = contexts.read(workdir / 'context.safetensors')
+    context_files.write(workdir / 'context.safetensors', pic.store([text], ['notebook']))
+    stored = context_files.read(workdir / 'context.safetensors')
     asked = [
         {'question': record.prompt, 'answer': record.golds[0],
          **{method: answers[method][number] for method in ('pic', 'icae', 'full_context', CONSTANT)}}

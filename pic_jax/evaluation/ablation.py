@@ -19,15 +19,17 @@ import numpy as np
 from pic_jax.config import RunConfig, from_mapping, to_mapping
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.evaluation import harness, samples, tables
+from pic_jax.evaluation.controls import CONTROLS, WITHOUT_MEMORY
 from pic_jax.evaluation.environment import environment
 from pic_jax.files import read_json, write_text
-from pic_jax.run import open_run
+from pic_jax.run import Run, open_run
 from pic_jax.training.ensemble import member_keys, train_members
 from pic_jax.training.weights import NAME as WEIGHTS
 from pic_jax.training.weights import write_weights
 from pic_jax.training.workdir import flat
 
 Overrides = Mapping[str, Any]
+Scored = tuple[list[harness.Row], dict[str, list[str]]]
 SCORED_ON = ('split', 'examples')
 SAMPLES = 2  # kept of every row
 # What is plotted against a swept number, and shown first.
@@ -111,14 +113,14 @@ def run_group(
         outcomes, seconds = train_members(runs, note)
     except Exception:  # reported with its traceback; other groups go on
         return {row.name: traceback.format_exc() for row in group}
-    failures = {}
+    failures, scored = {}, None
     for row, run, outcome in zip(group, runs, outcomes, strict=True):
         try:
             if outcome.error:
                 raise PicJaxError(outcome.error)
             if save:
                 write_weights(weights_folder(folder, row), run.config, outcome.trainable)
-            cells, answers = harness.evaluate(run, outcome.trainable, records, examples)
+            cells, answers = scored = evaluate_member(run, outcome.trainable, records, examples, scored)
             shown = samples.collect(run, outcome.trainable, records[:examples], answers, SAMPLES)
             stored = {'name': row.name, 'overrides': dict(row.overrides), 'config': to_mapping(row.config)}
             stored |= {'split': split, 'examples': examples, 'environment': origin}
@@ -134,6 +136,26 @@ def run_group(
 def row_path(folder: Path, row: Row) -> Path:
     """Where a finished row is kept."""
     return folder / 'rows' / f'{row.name}.json'
+
+
+def evaluate_member(run: Run, trainable: Any, records: Sequence[Any], examples: int, scored: Scored | None) -> Scored:
+    """A member's table and answers.
+
+    Args:
+      scored: those of an earlier member, which has the same target, data and number of vectors: controls that read no
+        memory are taken from there.
+    """
+    if scored is None:
+        return harness.evaluate(run, trainable, records, examples)
+    methods = harness.methods_of(run)
+    shared = [name for name in methods if name in CONTROLS and name != 'shuffled_memory']
+    ends = [name for name in shared if name in WITHOUT_MEMORY]
+    known = harness.score(run, trainable, records[:examples], ends, examples)
+    own = [name for name in methods if name not in shared]
+    cells, answers = harness.evaluate(run, trainable, records, examples, own, known)
+    earlier_cells, earlier_answers = scored
+    answers |= {name: texts for name, texts in earlier_answers.items() if name in shared}
+    return cells + [cell for cell in earlier_cells if cell.method in shared], answers
 
 
 def weights_folder(folder: Path, row: Row) -> Path:

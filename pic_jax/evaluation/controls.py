@@ -10,6 +10,7 @@ from pic_jax.models.decoder import Decoder, Params
 from pic_jax.models.inputs import word_memory
 
 CONTROLS = ('full_context', 'truncate_last_k', 'truncate_first_k', 'shuffled_memory', 'no_context')
+WITHOUT_MEMORY = ('full_context', 'no_context')  # neither its vectors nor their number matters to these
 
 
 class View(NamedTuple):

@@ -1,34 +1,26 @@
-"""Stored contexts: compressed contexts in one .safetensors file (docs/FORMATS.md has the specification).
+"""Stored contexts: what a file of compressed contexts holds, checked, and what can be done with it without a model.
 
-The file alone is enough to serve: it holds the memory vectors, their positions, the special vector that
-follows them and the ids that stand before them. Importing this module and reading a file need no jax.
+That is enough to serve: the memory vectors, their positions, the special vector that follows them and the ids that
+stand before them. `context_files` reads and writes it. Importing this module needs no jax.
 """
 
 import dataclasses
-import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from pic_jax.config import TEMPLATES
 from pic_jax.errors import PicJaxError
-from pic_jax.files import replacing
-from pic_jax.interop.checks import is_int as _is_int
-from pic_jax.interop.checks import require as _require
+from pic_jax.interop.checks import is_int, require
 from pic_jax.interop.nesting import Nesting
 
 if TYPE_CHECKING:
     from pic_jax.memory import Memory
 
-FORMAT = 'pic-context'
-FORMAT_VERSION, NESTED_VERSION = '1', '2'  # 2 is 1 with the key `nesting`
 VECTOR_DTYPES = {'F32': np.dtype(np.float32), 'BF16': np.dtype(ml_dtypes.bfloat16)}
 # Name of each tensor -> its axes; every letter has one size throughout a file.
 # A file holds either `embeddings` or `keys` and `values`.
@@ -37,7 +29,7 @@ AXES = {
     'lengths': 'N', 'positions': 'Nk', 'text_start': 'N', 'special': 'D',
 }  # fmt: skip
 _EMBEDDINGS, _KEY_VALUES = ('embeddings',), ('keys', 'values')
-_FLOATS = (*_EMBEDDINGS, *_KEY_VALUES, 'special')
+FLOATS = (*_EMBEDDINGS, *_KEY_VALUES, 'special')
 _PER_CONTEXT = ('source_tokens', 'ids')
 
 
@@ -71,19 +63,19 @@ class ContextMetadata:
 
     def __post_init__(self):
         for name in ('target', 'target_revision', 'layout'):
-            _require(isinstance(getattr(self, name), str), name, getattr(self, name), 'a string')
-        _require(bool(self.target), 'target', self.target, 'the id of the target model')
+            require(isinstance(getattr(self, name), str), name, getattr(self, name), 'a string')
+        require(bool(self.target), 'target', self.target, 'the id of the target model')
         sha = self.compressor_sha256
         digits = isinstance(sha, str) and re.fullmatch('[0-9a-f]{64}', sha)
-        _require(bool(digits), 'compressor_sha256', sha, '64 lower-case hex digits')
-        _require(_is_int(self.hidden_size, 1), 'hidden_size', self.hidden_size, 'an integer of at least 1')
-        _require(self.template in TEMPLATES, 'template', self.template, 'one of ' + ', '.join(TEMPLATES))
+        require(bool(digits), 'compressor_sha256', sha, '64 lower-case hex digits')
+        require(is_int(self.hidden_size, 1), 'hidden_size', self.hidden_size, 'an integer of at least 1')
+        require(self.template in TEMPLATES, 'template', self.template, 'one of ' + ', '.join(TEMPLATES))
         for name, least in (('decoder_prefix', 0), ('source_tokens', 1)):
             value = getattr(self, name)
-            valid = isinstance(value, tuple) and all(_is_int(item, least) for item in value)
-            _require(valid, name, value, f'integers of at least {least}')
+            valid = isinstance(value, tuple) and all(is_int(item, least) for item in value)
+            require(valid, name, value, f'integers of at least {least}')
         valid = isinstance(self.ids, tuple) and all(isinstance(item, str) for item in self.ids)
-        _require(valid, 'ids', self.ids, 'strings')
+        require(valid, 'ids', self.ids, 'strings')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,14 +108,14 @@ class StoredContexts:
     values: np.ndarray | None = None
 
     def __post_init__(self):
-        arrays = _tensors(self)
-        _check_names(set(arrays))
-        _check_shapes({name: array.shape for name, array in arrays.items()}, self.metadata)
+        arrays = tensors_of(self)
+        check_names(set(arrays))
+        check_shapes({name: array.shape for name, array in arrays.items()}, self.metadata)
         for name, array in arrays.items():
-            valid = tuple(VECTOR_DTYPES.values()) if name in _FLOATS else (np.dtype(np.int32),)
-            _require(array.dtype in valid, f'dtype of {name}', str(array.dtype), ' or '.join(map(str, valid)))
+            valid = tuple(VECTOR_DTYPES.values()) if name in FLOATS else (np.dtype(np.int32),)
+            require(array.dtype in valid, f'dtype of {name}', str(array.dtype), ' or '.join(map(str, valid)))
         for name, array in self.vectors.items():
-            _require(
+            require(
                 self.special.dtype == array.dtype, 'dtype of special', str(self.special.dtype),
                 f'{array.dtype}, the dtype of {name}',
             )  # fmt: skip
@@ -161,14 +153,15 @@ class StoredContexts:
     @property
     def vectors(self) -> dict[str, np.ndarray]:
         """What the slots hold, by field name; axis k is where `AXES` says."""
-        return {name: array for name, array in _tensors(self).items() if 'k' in AXES[name] and name in _FLOATS}
+        return {name: array for name, array in tensors_of(self).items() if 'k' in AXES[name] and name in FLOATS}
 
 
 def _first(broken_N: np.ndarray) -> int | None:
     return int(np.argmax(broken_N)) if broken_N.any() else None
 
 
-def _tensors(stored: StoredContexts) -> dict[str, np.ndarray]:
+def tensors_of(stored: StoredContexts) -> dict[str, np.ndarray]:
+    """The tensors of its file."""
     arrays = {name: getattr(stored, name) for name in AXES}
     return {name: array for name, array in arrays.items() if array is not None}
 
@@ -178,7 +171,7 @@ def slot_axis(name: str) -> int:
     return AXES[name].index('k')
 
 
-def _check_names(names: set[str]) -> None:
+def check_names(names: set[str]) -> None:
     """Raises PicJaxError unless these are the tensors of one kind of memory and all that goes with it."""
     other = _KEY_VALUES if 'embeddings' in names or not names & set(_KEY_VALUES) else _EMBEDDINGS
     missing, extra = sorted(set(AXES) - set(other) - names), sorted((names - set(AXES)) | (names & set(other)))
@@ -186,19 +179,19 @@ def _check_names(names: set[str]) -> None:
         raise PicJaxError(f'tensors are not valid: missing {missing}, unknown {extra}')
 
 
-def _check_shapes(shapes: dict[str, Sequence[int]], metadata: ContextMetadata) -> None:
-    """Raises PicJaxError unless all shapes and the metadata agree on N, k and D, each at least 1."""
+def check_shapes(shapes: dict[str, Sequence[int]], metadata: ContextMetadata) -> None:
+    """Raises PicJaxError unless all shapes and the metadata agree on every size, each at least 1."""
     sizes = {'D': metadata.hidden_size, 'N': len(metadata.ids)}
-    _require(
+    require(
         len(metadata.source_tokens) == sizes['N'], 'source_tokens', metadata.source_tokens,
         f'one per context, {sizes["N"]} as in ids',
     )  # fmt: skip
     for name, given in shapes.items():
         axes, shape = AXES[name], tuple(given)
-        _require(len(shape) == len(axes) and min(shape) >= 1, f'shape of {name}', shape, f'[{", ".join(axes)}]')
+        require(len(shape) == len(axes) and min(shape) >= 1, f'shape of {name}', shape, f'[{", ".join(axes)}]')
         expected = tuple(sizes.setdefault(axis, size) for axis, size in zip(axes, shape, strict=True))
         where = f'{expected} with hidden_size={sizes["D"]} and {sizes["N"]} ids'
-        _require(shape == expected, f'shape of {name}', shape, where)
+        require(shape == expected, f'shape of {name}', shape, where)
 
 
 def from_memory(memory: 'Memory', special: Any, metadata: ContextMetadata) -> StoredContexts:
@@ -254,83 +247,6 @@ def to_memory(stored: StoredContexts) -> 'Memory':
     )
 
 
-def write(path: str | os.PathLike, stored: StoredContexts) -> None:
-    """Writes the file; the same contexts give the same bytes. What was there stays until the new file is whole.
-
-    Raises:
-      PicJaxError: the file cannot be written.
-    """
-    data = _serialise(dataclasses.replace(stored))  # checks again: arrays can be changed in place
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def _serialise(stored: StoredContexts) -> bytes:
-    """The safetensors bytes with the metadata in sorted order (the library's own order is random)."""
-    values = {name: value for name, value in dataclasses.asdict(stored.metadata).items() if value is not None}
-    metadata = {'format': FORMAT, 'format_version': NESTED_VERSION if 'nesting' in values else FORMAT_VERSION}
-    for name, value in values.items():
-        metadata[name] = value if isinstance(value, str) else json.dumps(value)
-    tensors = {name: np.ascontiguousarray(array) for name, array in _tensors(stored).items()}
-    blob = safetensors.numpy.save(tensors, metadata=metadata)
-    end = 8 + int.from_bytes(blob[:8], 'little')
-    header = json.loads(blob[8:end])
-    header['__metadata__'] = dict(sorted(metadata.items()))
-    text = json.dumps(header, separators=(',', ':')).encode()
-    text += b' ' * (-len(text) % 8)
-    return len(text).to_bytes(8, 'little') + text + blob[end:]
-
-
-def read(path: str | os.PathLike) -> StoredContexts:
-    """Reads a file of stored contexts and checks every field; shapes and dtypes before any tensor is loaded.
-
-    Raises:
-      PicJaxError: the file is missing, is no safetensors file, or breaks a rule of the format.
-    """
-    try:
-        with safetensors.safe_open(path, framework='numpy') as file:
-            metadata = _parse_metadata(file.metadata() or {})
-            names = set(file.keys())
-            _check_names(names)
-            slices = {name: file.get_slice(name) for name in AXES if name in names}
-            for name, piece in slices.items():
-                valid = tuple(VECTOR_DTYPES) if name in _FLOATS else ('I32',)
-                _require(piece.get_dtype() in valid, f'dtype of {name}', piece.get_dtype(), ' or '.join(valid))
-            _check_shapes({name: piece.get_shape() for name, piece in slices.items()}, metadata)
-            arrays = {name: file.get_tensor(name) for name in slices}
-            return StoredContexts(**({'embeddings': None} | arrays), metadata=metadata)
-    except PicJaxError as error:
-        raise PicJaxError(f'{path}: {error}') from error
-    except OSError as error:
-        raise PicJaxError(f'{path}: cannot be read: {error.strerror or error}') from error
-    except safetensors.SafetensorError as error:
-        raise PicJaxError(f'{path}: not a safetensors file: {error}') from error
-
-
-def _parse_metadata(values: dict[str, str]) -> ContextMetadata:
-    """The metadata strings of a file as `ContextMetadata`; lists and numbers are JSON text."""
-    for name, valid in (('format', (FORMAT,)), ('format_version', (FORMAT_VERSION, NESTED_VERSION))):
-        _require(values.get(name) in valid, f'metadata {name}', values.get(name), ' or '.join(map(repr, valid)))
-    hints = {field.name: field.type for field in dataclasses.fields(ContextMetadata)}
-    if values['format_version'] == FORMAT_VERSION:
-        del hints['nesting']
-    missing, extra = sorted(set(hints) - set(values)), sorted(set(values) - set(hints) - {'format', 'format_version'})
-    if missing or extra:
-        raise PicJaxError(f'metadata is not valid: missing {missing}, unknown {extra}')
-    fields = {}
-    for name, hint in hints.items():
-        fields[name] = values[name]
-        if name == 'nesting':
-            fields[name] = Nesting.parse(values[name])
-        elif hint is not str:
-            try:
-                value = json.loads(values[name])
-            except (ValueError, RecursionError):
-                _require(False, f'metadata {name}', values[name], 'JSON')
-            fields[name] = tuple(value) if isinstance(value, list) else value
-    return ContextMetadata(**fields)
-
-
 def check_target(
     stored: StoredContexts, hidden_size: int, target: str | None = None, revision: str | None = None
 ) -> None:
@@ -362,9 +278,9 @@ def select(stored: StoredContexts, indices: Sequence[int]) -> StoredContexts:
       PicJaxError: no index, or one out of range.
     """
     rows = [int(index) for index in indices]
-    _require(bool(rows), 'rows', rows, 'at least one')
+    require(bool(rows), 'rows', rows, 'at least one')
     for row in rows:
-        _require(0 <= row < len(stored), 'row', row, f'0 to {len(stored) - 1}')
+        require(0 <= row < len(stored), 'row', row, f'0 to {len(stored) - 1}')
     kept = {name: tuple(getattr(stored.metadata, name)[row] for row in rows) for name in _PER_CONTEXT}
     return _trimmed(
         {name: array[rows] for name, array in stored.vectors.items()},
@@ -387,7 +303,7 @@ def merge(parts: Sequence[StoredContexts], names: Sequence[str] | None = None) -
     Raises:
       PicJaxError: no part, or two that do not go together (the message says in what).
     """
-    _require(bool(parts), 'parts', list(parts), 'at least one')
+    require(bool(parts), 'parts', list(parts), 'at least one')
     names = names or [f'part {number}' for number in range(1, len(parts) + 1)]
     first = parts[0]
     for name, part in zip(names[1:], parts[1:], strict=True):

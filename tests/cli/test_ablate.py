@@ -42,6 +42,12 @@ def test_every_row_leaves_a_file_and_the_failed_one_a_line(swept, sweep_file, ca
     assert [record['step'] for record in row['curve']] == [0, 2, 4]
     assert row['samples'] == {'answers': [], 'reconstructions': []}  # neither questions nor autoencoding
     assert {cell['method'] for cell in row['rows']} >= {'pic', 'no_context', 'full_context'}
+    other = json.loads((swept / 'rows' / 'ratio=2,seed=0.json').read_text())
+    kinds = [sorted((cell['method'], cell['metric']) for cell in which['rows']) for which in (row, other)]
+    assert kinds[0] == kinds[1]
+    values = [{(cell['method'], cell['metric']): cell['value'] for cell in which['rows']} for which in (row, other)]
+    assert {key for key in values[0] if values[0][key] == values[1][key]} >= {('full_context', 'nats_per_token')}
+    assert values[0]['pic', 'nats_per_token'] != values[1]['pic', 'nats_per_token']
     assert main(['ablate', f'--config={sweep_file}', f'--workdir={swept}']) == 1
     out = capsys.readouterr()
     assert 'failed: ratio=3,seed=0: compressor.chunk_size=8 is not valid: expected a multiple' in out.err

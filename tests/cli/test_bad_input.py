@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pic_jax.cli.main import main
-from pic_jax.interop import contexts
+from pic_jax.interop import context_files
 
 GOLDEN = Path(__file__).parents[1] / 'interop' / 'golden_contexts.safetensors'
 
@@ -243,9 +243,9 @@ def stored_file(trained_workdir, tmp_path_factory) -> Path:
     ],
 )
 def test_ask_refuses_contexts_of_another_compressor(here, trained_workdir, stored_file, capsys, changes, said):
-    stored = contexts.read(stored_file)
+    stored = context_files.read(stored_file)
     other = dataclasses.replace(stored, metadata=dataclasses.replace(stored.metadata, **changes))
-    contexts.write('other.safetensors', other)
+    context_files.write('other.safetensors', other)
     capsys.readouterr()
     assert main(['ask', f'--workdir={trained_workdir}', 'other.safetensors', 'Where?']) == 1
     failed(capsys, said)

@@ -12,7 +12,7 @@ from pic_jax.cli import plot as plot_verb
 from pic_jax.config import RunConfig, from_mapping, to_mapping
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.evaluation import plots
-from pic_jax.interop import contexts
+from pic_jax.interop import context_files
 
 GOLDEN = Path(__file__).parents[1] / 'interop' / 'golden_contexts.safetensors'
 
@@ -73,7 +73,7 @@ def test_an_existing_file_is_kept_unless_told(tmp_path):
         call(contexts_verb, 'slice', GOLDEN, '--rows', '0', '--out', out)
     assert out.read_text() == 'mine'
     assert call(contexts_verb, 'slice', GOLDEN, '--rows', '0', '--out', out, '--overwrite') == 0
-    assert len(contexts.read(out)) == 1
+    assert len(context_files.read(out)) == 1
 
 
 def test_merge_names_the_file_that_does_not_fit(tmp_path):

@@ -16,7 +16,7 @@ from pic_jax.cli.settings import load_file, resolve
 from pic_jax.config import OptimizerConfig
 from pic_jax.errors import ConfigError
 from pic_jax.evaluation import ablation
-from pic_jax.interop import contexts
+from pic_jax.interop import context_files
 from pic_jax.run import open_run
 from pic_jax.training.ensemble import check_members, train_members
 from pic_jax.training.loop import initial_trainable, train
@@ -88,11 +88,11 @@ def test_compress_shrink_and_ask(saved, tmp_path, capsys):
     capsys.readouterr()
     assert main(['contexts', 'shrink', fine, small, '--ratio=4']) == 0
     assert capsys.readouterr().out == f'{small}\n'
-    shrunk, compressed = contexts.read(small), contexts.read(again)
+    shrunk, compressed = context_files.read(small), context_files.read(again)
     assert shrunk.metadata == compressed.metadata
     np.testing.assert_allclose(shrunk.embeddings, compressed.embeddings, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(shrunk.positions, compressed.positions)
-    assert shrunk.lengths.sum() < contexts.read(fine).lengths.sum()
+    assert shrunk.lengths.sum() < context_files.read(fine).lengths.sum()
 
     before = Path(small).read_bytes()
     assert main(['contexts', 'shrink', fine, small, '--ratio=8']) == 2

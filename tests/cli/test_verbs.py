@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pic_jax.cli.main import VERBS, main
-from pic_jax.interop import contexts
+from pic_jax.interop import context_files
 
 KEYS = ['method', 'ratio', 'k', 'task', 'metric', 'value', 'low', 'high', 'n']
 METHODS = ['pic', 'full_context', 'truncate_last_k', 'truncate_first_k', 'shuffled_memory', 'no_context']
@@ -137,7 +137,7 @@ def test_compress_then_ask(tmp_path, trained_workdir, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert captured.out == f'{out}\n'
     assert '4 of 4 contexts' in captured.err
-    stored = contexts.read(out)
+    stored = context_files.read(out)
     assert stored.metadata.ids == ('note.txt', 'lines.jsonl:1', 'lines.jsonl:3', '-')
     for tokens, k in zip(stored.metadata.source_tokens, stored.lengths, strict=True):
         full, rest = divmod(tokens, 8)

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from pic_jax.errors import PicJaxError
-from pic_jax.interop import contexts
+from pic_jax.interop import context_files, contexts
 from pic_jax.memory import Memory
 
 GOLDEN = Path(__file__).with_name('golden_contexts.safetensors')
@@ -84,9 +84,9 @@ def assert_same(a: contexts.StoredContexts, b: contexts.StoredContexts) -> None:
 
 
 def test_golden_file_reads_as_literal_values_and_rewrites_to_the_same_bytes(tmp_path):
-    golden = contexts.read(GOLDEN)
+    golden = context_files.read(GOLDEN)
     assert_same(golden, stored())
-    contexts.write(tmp_path / 'again', golden)
+    context_files.write(tmp_path / 'again', golden)
     assert (tmp_path / 'again').read_bytes() == GOLDEN.read_bytes()
     with safetensors.safe_open(GOLDEN, framework='numpy') as file:
         assert file.metadata() == {
@@ -99,14 +99,14 @@ def test_golden_file_reads_as_literal_values_and_rewrites_to_the_same_bytes(tmp_
 @pytest.mark.parametrize('dtype', [np.float32, ml_dtypes.bfloat16])
 def test_write_read_round_trip_in_both_dtypes(tmp_path, dtype):
     before = random_contexts(5, 7, dtype)
-    contexts.write(tmp_path / 'file', before)
-    assert_same(contexts.read(tmp_path / 'file'), before)
+    context_files.write(tmp_path / 'file', before)
+    assert_same(context_files.read(tmp_path / 'file'), before)
 
 
 def test_bfloat16_reads_in_a_process_that_imports_nothing_else_and_without_jax(tmp_path):
-    contexts.write(tmp_path / 'file', random_contexts(2, 3, ml_dtypes.bfloat16))
+    context_files.write(tmp_path / 'file', random_contexts(2, 3, ml_dtypes.bfloat16))
     code = (
-        'import sys; from pic_jax.interop import contexts; stored = contexts.read(sys.argv[1]); '
+        'import sys; from pic_jax.interop import contexts; stored = context_files.read(sys.argv[1]); '
         'print(stored.embeddings.dtype, "jax" in sys.modules)'
     )
     result = subprocess.run(
@@ -182,7 +182,7 @@ def test_broken_tensors_are_refused_in_memory_and_in_a_file(tmp_path, changes, m
         stored(**changes)
     path = save_raw(tmp_path, ARRAYS | changes)
     with pytest.raises(PicJaxError, match=f'^{path}: {message}'):
-        contexts.read(path)
+        context_files.read(path)
 
 
 def golden_metadata() -> dict[str, str]:
@@ -227,7 +227,7 @@ def save_raw(folder: Path, tensors: dict, **metadata: str | None) -> Path:
 def test_broken_metadata_is_refused(tmp_path, metadata, message):
     path = save_raw(tmp_path, ARRAYS, **metadata)
     with pytest.raises(PicJaxError, match=message) as caught:
-        contexts.read(path)
+        context_files.read(path)
     assert '\n' not in str(caught.value)
     assert len(str(caught.value)) < 400
 
@@ -235,7 +235,7 @@ def test_broken_metadata_is_refused(tmp_path, metadata, message):
 def test_missing_and_unknown_tensors_are_named(tmp_path):
     tensors = {name: array for name, array in ARRAYS.items() if name != 'special'} | {'keys': ARRAYS['special']}
     with pytest.raises(PicJaxError, match=r"missing \['special'\], unknown \['keys'\]"):
-        contexts.read(save_raw(tmp_path, tensors))
+        context_files.read(save_raw(tmp_path, tensors))
 
 
 def test_shapes_are_checked_before_any_tensor_is_loaded(tmp_path, monkeypatch):
@@ -258,7 +258,7 @@ def test_shapes_are_checked_before_any_tensor_is_loaded(tmp_path, monkeypatch):
 
     monkeypatch.setattr(safetensors, 'safe_open', HeaderOnly)
     with pytest.raises(PicJaxError, match='shape of text_start'):
-        contexts.read(path)
+        context_files.read(path)
 
 
 def test_a_damaged_file_is_refused_or_read_but_never_crashes(tmp_path):
@@ -266,12 +266,12 @@ def test_a_damaged_file_is_refused_or_read_but_never_crashes(tmp_path):
     for size in range(0, len(whole), 7):
         path.write_bytes(whole[:size])
         with pytest.raises(PicJaxError, match='damaged'):
-            contexts.read(path)
+            context_files.read(path)
     refused = 0
     for index in range(len(whole)):
         path.write_bytes(whole[:index] + bytes([whole[index] ^ 0x55]) + whole[index + 1 :])
         try:
-            contexts.read(path)
+            context_files.read(path)
         except PicJaxError:
             refused += 1
     assert refused > len(whole) / 3
@@ -280,19 +280,19 @@ def test_a_damaged_file_is_refused_or_read_but_never_crashes(tmp_path):
 @pytest.mark.parametrize('name', ['absent', '.'])
 def test_a_missing_file_or_a_folder_is_named(tmp_path, name):
     with pytest.raises(PicJaxError, match=f'^{tmp_path / name}: cannot be read'):
-        contexts.read(tmp_path / name)
+        context_files.read(tmp_path / name)
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
     path = tmp_path / 'file'
-    contexts.write(path, stored())
+    context_files.write(path, stored())
 
     def no_space(_):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(os, 'fsync', no_space)
     with pytest.raises(PicJaxError, match='file: cannot be written: No space left'):
-        contexts.write(path, random_contexts(3, 2))
+        context_files.write(path, random_contexts(3, 2))
     assert os.listdir(tmp_path) == ['file']
     assert path.read_bytes() == GOLDEN.read_bytes()
 
@@ -301,10 +301,10 @@ def test_write_checks_again_and_names_a_missing_folder(tmp_path):
     spoilt = stored(embeddings=ARRAYS['embeddings'].copy())
     spoilt.embeddings[0, 0, 0] = np.nan
     with pytest.raises(PicJaxError, match='finite'):
-        contexts.write(tmp_path / 'file', spoilt)
+        context_files.write(tmp_path / 'file', spoilt)
     assert os.listdir(tmp_path) == []
     with pytest.raises(PicJaxError, match='No such file or directory'):
-        contexts.write(tmp_path / 'no' / 'file', stored())
+        context_files.write(tmp_path / 'no' / 'file', stored())
 
 
 def test_check_target():
@@ -374,8 +374,8 @@ def test_describe_is_json_with_exact_sizes():
 def test_keys_and_values_survive_a_file_and_cutting_and_joining(tmp_path):
     whole = key_values(5, 4)
     path = tmp_path / 'kv.safetensors'
-    contexts.write(path, whole)
-    again = contexts.read(path)
+    context_files.write(path, whole)
+    again = context_files.read(path)
     assert_same(again, whole)
     assert contexts.describe(again)['slot_shapes'] == {'keys': [3, 2, 4], 'values': [3, 2, 4]}
     assert contexts.describe(again)['contexts'][4]['bytes'] == 4 * 2 * 3 * 2 * 4 * 4
@@ -411,10 +411,10 @@ def test_embeddings_and_key_values_do_not_merge():
 
 def test_the_golden_file_of_keys_and_values_reads_as_literal_values_and_rewrites_to_the_same_bytes(tmp_path):
     path = GOLDEN.with_name('golden_key_values.safetensors')
-    found = contexts.read(path)
+    found = context_files.read(path)
     assert found.keys[0, :, :, 0].tolist() == [[[1, -1], [2, -2]], [[3, -3], [4, -4]]]
     assert found.values[0, :, :, 0].tolist() == [[[0.5, 0], [0.25, 0]], [[0, 0.5], [0, 0.25]]]
     assert (found.lengths.tolist(), found.positions.tolist(), found.text_start.tolist()) == ([2], [[0, 1]], [2])
     assert found.metadata.ids == ('a',)
-    contexts.write(tmp_path / 'again', found)
+    context_files.write(tmp_path / 'again', found)
     assert (tmp_path / 'again').read_bytes() == path.read_bytes()

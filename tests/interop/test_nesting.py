@@ -9,7 +9,7 @@ import safetensors
 import safetensors.numpy
 
 from pic_jax.errors import PicJaxError
-from pic_jax.interop import contexts
+from pic_jax.interop import context_files, contexts
 from pic_jax.interop.nesting import Nesting
 from pic_jax.interop.shrink import shrink
 
@@ -35,7 +35,7 @@ def stored(**changes) -> contexts.StoredContexts:
 
 
 def test_a_file_says_version_2_and_reads_back(tmp_path):
-    contexts.write(tmp_path / 'file', stored())
+    context_files.write(tmp_path / 'file', stored())
     with safetensors.safe_open(tmp_path / 'file', framework='numpy') as file:
         metadata = file.metadata()
     assert metadata['format_version'] == '2'
@@ -44,9 +44,9 @@ def test_a_file_says_version_2_and_reads_back(tmp_path):
         'format', 'format_version', 'target', 'target_revision', 'compressor_sha256', 'hidden_size', 'layout',
         'template', 'decoder_prefix', 'source_tokens', 'ids', 'nesting',
     }  # fmt: skip
-    again = contexts.read(tmp_path / 'file')
+    again = context_files.read(tmp_path / 'file')
     assert again.metadata == stored().metadata
-    contexts.write(tmp_path / 'again', again)
+    context_files.write(tmp_path / 'again', again)
     assert (tmp_path / 'again').read_bytes() == (tmp_path / 'file').read_bytes()
     assert contexts.describe(again)['nesting'] == json.loads(TEXT) | {'ratios': (2, 4)}
 
@@ -98,14 +98,14 @@ BROKEN = [
 
 @pytest.mark.parametrize(('changes', 'message'), BROKEN)
 def test_broken_nesting_is_refused(tmp_path, changes, message):
-    contexts.write(tmp_path / 'file', stored())
+    context_files.write(tmp_path / 'file', stored())
     with safetensors.safe_open(tmp_path / 'file', framework='numpy') as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     text = changes if isinstance(changes, str) else json.dumps(json.loads(TEXT) | changes)
     safetensors.numpy.save_file(tensors, tmp_path / 'raw', metadata=metadata | {'nesting': text})
     with pytest.raises(PicJaxError, match=f'raw: {message}') as caught:
-        contexts.read(tmp_path / 'raw')
+        context_files.read(tmp_path / 'raw')
     assert len(str(caught.value)) < 400
 
 
