@@ -249,8 +249,8 @@ def test_configs_are_frozen_and_hashable(config):
 
 def test_presets_differ_only_where_the_design_says():
     icae, epl, pic = (CompressorConfig.preset(name) for name in ('icae', 'epl', 'pic'))
-    assert set(PRESETS) == {'icae', 'epl', 'pic', 'icformer', 'mean_pool', 'constant_memory'}
-    for name, like in ('constant_memory', icae), ('icformer', icae), ('mean_pool', epl):
+    assert set(PRESETS) == {'icae', 'epl', 'pic', 'kv500x', 'icformer', 'mean_pool', 'constant_memory'}
+    for name, like in ('constant_memory', icae), ('kv500x', icae), ('icformer', icae), ('mean_pool', epl):
         assert dataclasses.replace(CompressorConfig.preset(name), method=like.method) == like
     assert dataclasses.replace(epl, method='icae', positions='end') == icae
     assert (icae.chunk_size, icae.context_sees, icae.positions, icae.memory_embeddings) == (

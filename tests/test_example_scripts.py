@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / 'examples'
 
 
+@pytest.mark.slow
 def test_ablate_chunk_size_prints_a_line_per_size():
     script = EXAMPLES / 'ablate_chunk_size.py'
     assert len(script.read_text().splitlines()) <= 40

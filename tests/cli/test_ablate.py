@@ -57,6 +57,7 @@ def test_every_row_leaves_a_file_and_the_failed_one_a_line(swept, sweep_file, ca
     assert page.count('<summary>ratio=') == 4
 
 
+@pytest.mark.slow
 def test_rows_start_from_the_same_rows_of_another_sweep(tmp_path, tiny_settings, capsys):
     path = tmp_path / 'sweep.py'
     path.write_text(

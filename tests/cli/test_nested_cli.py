@@ -153,7 +153,7 @@ def test_members_share_the_seed_that_draws(nested_run, make_run):
         return dataclasses.replace(nested_run, config=config)
 
     check_members([with_(1, 1e-3), with_(1, 1e-2)])
-    with pytest.raises(ConfigError, match=r'seed is 0 and 1: .*optimizer\.learning_rate \(the seed draws the ratio'):
+    with pytest.raises(ConfigError, match=r'seed is 0 and 1: .*learning_rate, start \(the seed draws the ratio'):
         check_members([with_(0, 1e-3), with_(1, 1e-3)])
     rows = [ablation.Row({'seed': seed, 'optimizer.learning_rate': rate}, with_(seed, rate).config)
             for seed in (0, 1) for rate in (1e-3, 1e-2)]  # fmt: skip

@@ -126,6 +126,7 @@ def test_chunks_cut_what_a_digest_sees(model, make_compressor):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_long_inputs_are_split_evenly(model, make_compressor, compress):
     split, trainable = make_compressor('icformer', window=8, window_split='even')
     whole, _ = make_compressor('icformer', context_length=8)

@@ -76,6 +76,7 @@ def test_text_before_the_memory_does_not_see_it(model, words):
     np.testing.assert_array_equal(hidden(padding)[:, :5], before[:, :5])
 
 
+@pytest.mark.slow
 def test_positions_are_decided_when_it_is_read(model, words):
     """Only the distance between text and memory matters to attention, so both may move."""
     decoder, base = model
@@ -118,6 +119,7 @@ def test_what_it_cannot_have_is_refused():
         RunConfig(compressor=CompressorConfig.preset('kv500x'), objective=ObjectiveConfig(words=1.0))
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_slot(model, make_compressor):
     compressor, trainable = make_compressor('kv500x', ratio=4)
     decoder, base = model

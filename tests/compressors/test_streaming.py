@@ -276,7 +276,7 @@ def test_a_stream_that_grows_too_long_is_refused(make_model, make_compressor, op
             k = len(embedding_index_k)
             calls.append(k)
             key_values = jax.tree.map(lambda x: jnp.zeros((*x.shape[:2], tokens_Rn.shape[1] + k, *x.shape[3:])), past)
-            return jnp.zeros((1, k, 32)), key_values
+            return {'embeddings': jnp.zeros((1, k, 32))}, key_values
 
     compressor = Fake(compressor.config, compressor.decoder)
     state, slots = streaming.feed(compressor, {}, trainable, streaming.start(compressor), TOKENS[:fits])

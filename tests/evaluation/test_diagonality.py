@@ -38,6 +38,7 @@ def tokens():
     return jnp.asarray(np.random.default_rng(0).integers(2, 64, (3, N_TOKENS)), jnp.int32)
 
 
+@pytest.mark.slow
 def test_probabilities_times_values_are_the_layers_output(make_run, tokens):
     """Layer by layer through the scanned stack's own parameters, up to the hidden states that the encoder gives."""
     run, trainable = make_run(method='pic', chunk_size=CHUNK, context_sees='chunk+memory')

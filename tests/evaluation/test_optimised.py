@@ -1,6 +1,7 @@
 """The decoder's ceiling, through the model that ships with the package."""
 
 import numpy as np
+import pytest
 
 from pic_jax.config import CompressorConfig, CorpusConfig, DataConfig, ObjectiveConfig, RunConfig
 from pic_jax.data.examples import packed
@@ -21,6 +22,7 @@ def test_fitted_vectors_come_close_to_the_full_context():
     assert fitted.per_token('lm') - full < 0.3 * (untrained - full)
 
 
+@pytest.mark.slow
 def test_a_memory_of_many_questions_is_scored_answer_by_answer():
     compressor = CompressorConfig.preset('icae', ratio=8, context_length=128)
     data = DataConfig(

@@ -45,6 +45,7 @@ def by_position(run, places, right, monkeypatch):
     return rows, {(row.method, row.metric): row for row in rows if row.task == 'qa_by_position'}
 
 
+@pytest.mark.slow
 def test_every_answered_method_has_a_row_for_each_quarter(run, monkeypatch):
     rows, table = by_position(run, PLACES, RIGHT, monkeypatch)
     methods = harness.methods_of(run)

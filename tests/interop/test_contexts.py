@@ -106,7 +106,7 @@ def test_write_read_round_trip_in_both_dtypes(tmp_path, dtype):
 def test_bfloat16_reads_in_a_process_that_imports_nothing_else_and_without_jax(tmp_path):
     context_files.write(tmp_path / 'file', random_contexts(2, 3, ml_dtypes.bfloat16))
     code = (
-        'import sys; from pic_jax.interop import contexts; stored = context_files.read(sys.argv[1]); '
+        'import sys; from pic_jax.interop import context_files; stored = context_files.read(sys.argv[1]); '
         'print(stored.embeddings.dtype, "jax" in sys.modules)'
     )
     result = subprocess.run(

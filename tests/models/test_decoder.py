@@ -123,6 +123,7 @@ def test_any_mask_is_followed_entry_by_entry(tiny_config, random_params):
     assert np.all(influence_TS[influence_TS <= 1e-4] == 0)
 
 
+@pytest.mark.slow
 def test_remat_recomputes_and_gives_the_same_gradients(model):
     plain, params = model
     remat = dataclasses.replace(plain, remat=True)

@@ -31,6 +31,7 @@ def make_run(tiny_config_file):
     return make
 
 
+@pytest.mark.slow
 def test_members_equal_separate_runs(make_run, tmp_path):
     runs = [make_run(0, 3e-3), make_run(7, 3e-3), make_run(7, 1e-3)]
     outcomes, seconds = train_members(runs, lambda line: None)

@@ -67,6 +67,7 @@ def test_a_head_of_the_first_layer_attends_to_the_previous_token(tokens_BT, monk
     assert (previous(*untrained(monkeypatch)) < 0.15).all()
 
 
+@pytest.mark.slow
 def test_heads_of_the_second_layer_attend_to_what_followed_the_present_token(tokens_BT, monkeypatch):
     queries = np.arange(PERIOD, T - 1)
     even = (1 / (queries + 1)).mean()
@@ -78,6 +79,7 @@ def test_heads_of_the_second_layer_attend_to_what_followed_the_present_token(tok
     assert (followed(*untrained(monkeypatch)) < 1.3).all()
 
 
+@pytest.mark.slow
 def test_an_untrained_model_goes_on_with_what_it_has_read(tokens_BT, monkeypatch):
     """Accuracy in the second of two equal periods; chance is 1 / V = 0.016."""
 

@@ -142,6 +142,7 @@ class FixedMemory:
         return self.memory
 
 
+@pytest.mark.slow
 def test_words_is_the_distance_to_mixtures_of_own_words_by_self_information(
     target, bare_run, tiny_config, ragged_batch
 ):

@@ -77,6 +77,7 @@ def test_a_stage_resumes_bit_for_bit(stage, tmp_path):
     assert (copy / 'model/model.safetensors').read_bytes() == (workdir / 'model/model.safetensors').read_bytes()
 
 
+@pytest.mark.slow
 def test_the_next_stage_goes_on_from_the_weights_and_tokenizer(stage, tmp_path):
     workdir, _ = stage
     train = dataclasses.replace(CONFIG.train, steps=1)

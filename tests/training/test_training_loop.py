@@ -224,6 +224,7 @@ def test_a_run_may_go_on_from_another_runs_compressor(tmp_path, trained_workdir,
     assert records(tmp_path)[0]['loss'] == records(trained_workdir)[-1]['loss']
 
 
+@pytest.mark.slow
 def test_a_run_from_another_compressor_compiles_its_step_once(tmp_path, trained_workdir, tiny_config_file, caplog):
     options = [f'--config.start={trained_workdir}', '--config.train.steps=3']
     with jax.log_compiles():

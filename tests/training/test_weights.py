@@ -34,6 +34,7 @@ def test_a_saved_compressor_loads_as_it_was_up_to_bfloat16(saved, trained_workdi
     assert (saved / NAME).stat().st_size < 3000 + 2 * sum(leaf.size for leaf in jax.tree.leaves(before.trainable))
 
 
+@pytest.mark.slow
 def test_training_may_start_from_a_saved_compressor(saved, tmp_path, tiny_config_file):
     options = [f'--config.start={saved}', '--config.train.steps=1']
     assert main(['train', f'--config={tiny_config_file}', f'--workdir={tmp_path}', *options]) == 0
