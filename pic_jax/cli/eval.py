@@ -49,6 +49,11 @@ def run(args: argparse.Namespace) -> int:
                if f.name != 'data' and getattr(config, f.name) != getattr(trained.run.config, f.name)]  # fmt: skip
     if changed:
         raise ConfigError(f'--config.{changed[0]} is what the compressor was trained with: only data.* may change')
+    if not config.objective.names:
+        raise ConfigError(
+            f'--workdir={workdir}: objective.words alone leaves no text to score: expected a compressor trained further '
+            f'(pic-jax train with --config.start={workdir} and a weight for ae, lm or ft)'
+        )
     run = dataclasses.replace(trained.run, config=config)
     check_fits(run)
     chosen = ratios.chosen_ratios(run, args.ratios)

@@ -162,6 +162,7 @@ def test_train_refuses_the_workdir_of_another_run(finished_workdir, tiny_config_
     ('words', 'code', 'said'),
     [
         (['eval', '--workdir=empty'], 1, 'empty is not a workdir'),
+        (['eval', '--workdir=tiny_base/pic'], 2, 'leaves no text to score'),
         (['eval', '--workdir=missing'], 1, 'missing is not a workdir'),
         (['eval', '--workdir=missing', '--examples=0'], 2, '--examples=0'),
         (['eval', '--workdir=missing', 'surplus'], 2, 'unknown argument surplus'),
