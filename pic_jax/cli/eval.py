@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f'--config.{changed[0]} is what the compressor was trained with: only data.* may change')
     if not config.objective.names:
         raise ConfigError(
-            f'--workdir={workdir}: objective.words alone leaves no text to score: expected a compressor trained further '
+            f'--workdir={workdir}: objective.words alone leaves no text to score: expected one trained further '
             f'(pic-jax train with --config.start={workdir} and a weight for ae, lm or ft)'
         )
     run = dataclasses.replace(trained.run, config=config)
