@@ -51,7 +51,7 @@ def compress(compressor: Compressor, base, trainable, tokens_BS, lengths_B) -> j
     return compressor.compress(base, trainable, tokens_BS, lengths_B).embeddings
 
 
-def measure(shape: str, n: int, dtype) -> dict[str, object]:
+def measure(shape: str, n: int, dtype, origin: dict[str, object]) -> dict[str, object]:
     """One row: seconds of both, per round, and their operations."""
     decoder = Decoder(decoder_config(**SHAPES[shape]), dtype=dtype, param_dtype=dtype)
     base = jax.jit(functools.partial(init_params, decoder))(jax.random.key(SEED))
@@ -76,7 +76,7 @@ def measure(shape: str, n: int, dtype) -> dict[str, object]:
         'shape': shape, 'batch': BATCH, 'n': n, 'k': DIGESTS, 'dtype': jnp.dtype(dtype).name,
         'seconds': seconds, 'flops': flops, 'flops_ratio': flops['icae'] / flops['icformer'],
         'ratio': statistics.median(ratios), 'ratio_low': min(ratios), 'ratio_high': max(ratios),
-        **provenance(SEED),
+        **origin,
     }  # fmt: skip
 
 
@@ -106,7 +106,8 @@ def main() -> None:
     parser.add_argument('--json', action='store_true', help='print one JSON object per line')
     args = parser.parse_args()
     dtype = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
-    rows = [measure(args.shape, n, dtype) for n in LENGTHS]
+    origin = provenance(SEED)  # of the code that runs, whatever HEAD is later
+    rows = [measure(args.shape, n, dtype, origin) for n in LENGTHS]
     RESULTS.mkdir(parents=True, exist_ok=True)
     for row in rows:
         path = RESULTS / f'{args.shape}-{row["n"]}-{jax.default_backend()}.json'

@@ -3,7 +3,8 @@
     pic-jax ablate --config=configs/sweeps/lora_rank.py:words --workdir=runs/lora_rank_words --save
     pic-jax ablate --config=configs/sweeps/lora_rank.py --workdir=runs/lora_rank --start_from=runs/lora_rank_words
 
-Every row learns words first, from its own fresh weights, and then to answer.
+The scale is alpha / rank and alpha stays the same, as in the LoRA paper (arXiv 2106.09685, section 4.1): a larger rank
+has a smaller scale. Every row learns words first, from its own fresh weights, and then to answer.
 """
 
 from pic_jax.config import grid

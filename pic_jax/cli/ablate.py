@@ -6,8 +6,12 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pic_jax.cli import settings
+
+if TYPE_CHECKING:
+    from pic_jax.evaluation.ablation import Row
 
 HELP = 'train and score every row of a sweep; run again with the same workdir to go on'
 EXAMPLE = """examples:
@@ -56,10 +60,7 @@ def run(args: argparse.Namespace) -> int:
         except ConfigError as refused:
             config, error = None, str(refused)
         row = ablation.Row(overrides, config, error)
-        if config and args.start_from:
-            start = str(ablation.weights_folder(args.start_from, row))
-            row = row._replace(config=dataclasses.replace(config, start=start))
-        rows.append(row)
+        rows.append(started(row, args.start_from) if config and args.start_from else row)
     stored, failures = ablation.run_sweep(
         rows, workdir, args.split, args.examples, lambda line: print(line, file=sys.stderr, flush=True), args.save
     )
@@ -77,3 +78,19 @@ def run(args: argparse.Namespace) -> int:
     for name, error in failures.items():
         print(f'failed: {name}: {error}', file=sys.stderr)
     return 1 if failures else 0
+
+
+def started(row: 'Row', sweep: Path) -> 'Row':
+    """The row with its namesake in another sweep as `start`; without settings, and an error, where that has no weights.
+
+    Raises:
+      ConfigError: the row has a start already.
+    """
+    from pic_jax.errors import ConfigError
+    from pic_jax.evaluation import ablation
+
+    if row.config.start:
+        raise ConfigError(f'--start_from={sweep} is not valid: {row.name} has start={row.config.start} already')
+    if not ablation.has_weights(sweep, row):
+        return row._replace(config=None, error=f'{sweep} has no weights of this row: expected a sweep run with --save')
+    return row._replace(config=dataclasses.replace(row.config, start=str(ablation.weights_folder(sweep, row))))

@@ -35,15 +35,17 @@ def run(args: argparse.Namespace) -> int:
     from pic_jax.config import to_mapping
     from pic_jax.errors import ConfigError
     from pic_jax.evaluation import harness, metrics, ratios, report, samples, tables
-    from pic_jax.evaluation.environment import record_environment
+    from pic_jax.evaluation.environment import environment, record_environment
     from pic_jax.files import write_text
+    from pic_jax.nested import trainable_at
     from pic_jax.run import check_fits
     from pic_jax.training.checkpoint import newest_step
 
     if args.examples < 1:
         raise ConfigError(f'--examples={args.examples} is not valid: expected a positive number')
     workdir = Path(args.workdir)
-    trained = load(workdir)
+    here, trained = environment(), load(workdir)  # before the work: commit and checkpoint may move on
+    step = newest_step(trained.run, workdir)
     config = resolve(to_mapping(trained.run.config), args.overrides)
     changed = [f.name for f in dataclasses.fields(config)
                if f.name != 'data' and getattr(config, f.name) != getattr(trained.run.config, f.name)]  # fmt: skip
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     )
     scored = ratios.tables_at(run, trained.trainable, records, args.examples, chosen)
     rows = [row for table in scored for row in table.rows]
-    origin = {'split': args.split, 'source': config.data.source, 'seed': config.seed, 'step': newest_step(run, workdir)}
+    origin = {'split': args.split, 'source': config.data.source, 'seed': config.seed, 'step': step}
     if any(row.metric == 'bleu4' for row in rows):
         origin['bleu_signature'] = metrics.bleu_signature()
     if any(row.metric in metrics.ROUGE for row in rows):
@@ -78,9 +80,10 @@ def run(args: argparse.Namespace) -> int:
     answers = ratios.named(scored, [table.answers for table in scored])
     if answers:
         write_text(workdir / 'answers.json', json.dumps(answers, indent=1) + '\n')
-    shown = samples.collect(run, trained.trainable, records[: args.examples], answers)
+    weights = trainable_at(config.compressor, trained.trainable, chosen[0])
+    shown = samples.collect(run.at_ratio(chosen[0]), weights, records[: args.examples], answers)
     write_text(workdir / samples.NAME, json.dumps(shown, indent=1) + '\n')
-    record_environment(workdir, 'eval')
-    print(report.write_report(workdir, trained.run.config), file=sys.stderr)
+    record_environment(workdir, 'eval', here)
+    print(report.write_report(workdir), file=sys.stderr)
     print(json.dumps(tables.to_dicts(rows), indent=1) if args.json else tables.to_text(rows, named))
     return 0

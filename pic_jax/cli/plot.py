@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise PicJaxError(f'{out}: cannot be made a folder: {error.strerror}') from error
     print(f'drawing {len(runs)} run(s) into {out}', file=sys.stderr)
-    names = tuple(f'{name}_nats' for name in config.objective.names)
-    plots.plot_curves(out / 'loss.png', runs, names)
+    plots.plot_curves(out / 'loss.png', runs, plots.curve_fields(config))
     print(out / 'loss.png')
-    plots.draw_mask(out / 'mask.png', config)
-    print(out / 'mask.png')
+    if plots.has_mask(config):
+        plots.draw_mask(out / 'mask.png', config)
+        print(out / 'mask.png')
     return 0

@@ -70,6 +70,8 @@ def resolve(values: dict[str, Any], overrides: Sequence[str], kind: type = RunCo
     if method and method[-1] != values['compressor']['method']:
         # What the file sets for its own method says nothing about another one.
         values['compressor'] |= dict.fromkeys(PRESET_OPTIONS)
+        if method[-1] == 'kv500x':  # keys and values have no projector
+            values['compressor']['projector'] = 'none'
     for word in overrides:
         path, equals, text = word.removeprefix('--config.').partition('=')
         if not equals:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pic_jax.data import formats
-from pic_jax.data.records import Record, from_fields
+from pic_jax.data.records import Record, context_field, from_fields
 from pic_jax.errors import ConfigError, PicJaxError
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def read_contexts(file: str) -> list[tuple[str, str]]:
     """(name, text) of every context in a file that is to be compressed.
 
     Args:
-      file: a .jsonl file (each line has `text` or `context`; named 'file.jsonl:line'), any other text file (one
-        context, named like the file), or `-` for standard input.
+      file: a .jsonl file (each line has `text`, `context` or `input`; named 'file.jsonl:line'), any other text file
+        (one context, named like the file), or `-` for standard input.
 
     Raises:
       PicJaxError: the file cannot be read or is empty, or a line has no text (the message has its number).
@@ -134,7 +134,7 @@ def read_contexts(file: str) -> list[tuple[str, str]]:
         return [(path.name, text)]
     named = []
     for source, fields in formats.json_lines(text, path.name):
-        value = fields.get('text', fields.get('context'))
+        value = fields.get('text' if 'text' in fields else context_field(fields))
         if not isinstance(value, str) or not value.strip():
             raise PicJaxError(f'{source}: expected a text or context that is not blank')
         named.append((source, value))

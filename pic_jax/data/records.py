@@ -50,7 +50,7 @@ def from_fields(fields: Mapping[str, Any], source: str) -> Record | None:
     if 'text' in fields:
         text = _string(fields, 'text', source)
         return Record(text, None, (), group=text, source=source) if text.strip() else None
-    text = 'context' if 'context' in fields else 'input'  # PwC's name of it
+    text = context_field(fields)
     question = 'prompt' if 'prompt' in fields else 'question'
     answer = 'answers' if 'answers' in fields else 'answer'
     missing = [name for name in (text, question, answer) if name not in fields]
@@ -69,6 +69,11 @@ def from_fields(fields: Mapping[str, Any], source: str) -> Record | None:
     group = title if isinstance(title, str) and title else context
     task = 'icl' if fields.get('task') == 'icl' else 'qa'
     return Record(context, prompt, answers, group, source, task=task)
+
+
+def context_field(fields: Mapping[str, Any]) -> str:
+    """Which field holds the context: `context`, or `input` as PwC names it."""
+    return 'context' if 'context' in fields else 'input'
 
 
 def _string(fields: Mapping[str, Any], name: str, source: str) -> str:

@@ -32,8 +32,15 @@ Overrides = Mapping[str, Any]
 Scored = tuple[list[harness.Row], dict[str, list[str]]]
 SCORED_ON = ('split', 'examples')
 SAMPLES = 2  # kept of every row
+LAST_LOSS = ('validation', 'loss')
 # What is plotted against a swept number, and shown first.
-PLOTTED = (('qa', 'em'), ('icl', 'accuracy'), ('continuation', 'gap_share'), ('reconstruction', 'token_accuracy'))
+PLOTTED = (
+    ('qa', 'em'),
+    ('icl', 'accuracy'),
+    ('continuation', 'gap_share'),
+    ('reconstruction', 'token_accuracy'),
+    LAST_LOSS,
+)
 
 
 class Row(NamedTuple):
@@ -190,9 +197,10 @@ def is_stored(row: Row, folder: Path, split: str, examples: int) -> bool:
 
 
 class Point(NamedTuple):
-    """All seeds of one setting: `values` has one score per seed."""
+    """All seeds of one setting: `values` has one score per seed, and where nothing was scored the last loss."""
 
     setting: dict[str, Any]
+    seeds: list[int]
     values: dict[tuple[str, str], list[float]]
 
 
@@ -201,10 +209,13 @@ def points(stored: Sequence[dict[str, Any]]) -> list[Point]:
     found: dict[str, Point] = {}
     for row in stored:
         setting = {key: value for key, value in row['overrides'].items() if key != 'seed'}
-        point = found.setdefault(json.dumps(setting), Point(setting, {}))
+        point = found.setdefault(json.dumps(setting), Point(setting, [], {}))
+        point.seeds.append(row['config']['seed'])
         for cell in row['rows']:
             if cell['method'] == row['config']['compressor']['method'] and cell['value'] is not None:
                 point.values.setdefault((cell['task'], cell['metric']), []).append(cell['value'])
+        if not row['rows']:
+            point.values.setdefault(LAST_LOSS, []).append(row['curve'][-1]['loss'])
     return list(found.values())
 
 
@@ -221,7 +232,7 @@ def setting_cells(stored: Sequence[dict[str, Any]]) -> list[list[str]]:
              if cell[0] != 'qa_by_position']  # fmt: skip
     lines = [[*(key.rpartition('.')[2] for key in settings), 'seeds', *(' '.join(cell) for cell in cells)]]
     for point in found:
-        seeds = max((len(values) for values in point.values.values()), default=0)
+        seeds = len(point.seeds)
         line = [str(point.setting.get(key, '')) for key in settings] + [str(seeds)]
         lines.append(line + [_spread(point.values.get(cell, []), seeds) for cell in cells])
     return lines

@@ -35,7 +35,7 @@ def memory_attention(run: Run, trainable: dict[str, Any], tokens_BS: jax.Array) 
     compressor, n = run.compressor, tokens_BS.shape[1]
     if not isinstance(compressor, LLMCompressor):
         method = run.config.compressor.method
-        raise ConfigError(f'compressor.method={method} has no attention to show: expected icae, epl or pic')
+        raise ConfigError(f'compressor.method={method} has no attention to show: expected icae, epl, pic or kv500x')
     if compressor.config.window is not None and n > compressor.config.window:
         raise ConfigError(
             f'contexts of {n} tokens are not valid here: expected one window, compressor.window='

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,12 @@ def _git(root: Path, *words: str) -> str:
     return subprocess.run(['git', *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def record_environment(workdir: Path, verb: str) -> None:
-    """Writes the environment of this process into the workdir's environment.json, as that of a verb's last call.
+def record_environment(workdir: Path, verb: str, values: Mapping[str, Any]) -> None:
+    """Writes an environment into the workdir's environment.json, as that of a verb's last call.
 
     Raises:
       PicJaxError: the file is there and broken, or cannot be written.
     """
     path = workdir / NAME
     known = read_json(path) if path.is_file() else {}
-    write_text(path, json.dumps(known | {verb: environment()}, indent=1) + '\n')
+    write_text(path, json.dumps(known | {verb: dict(values)}, indent=1) + '\n')

@@ -88,6 +88,16 @@ def mask_tokens(config: RunConfig) -> int:
     return min(whole_chunks, longest)
 
 
+def curve_fields(config: RunConfig) -> tuple[str, ...]:
+    """The fields of metrics.jsonl that say how a run went."""
+    return tuple(f'{name}_nats' for name in config.objective.names) or ('loss',)
+
+
+def has_mask(config: RunConfig) -> bool:
+    """Whether the compressor reads the context through one."""
+    return config.compressor.method != 'constant_memory'
+
+
 def draw_mask(path: Path, config: RunConfig) -> None:
     """Draws the encoder's mask for one window of `mask_tokens(config)` tokens."""
     layout = make_layout(config.compressor, mask_tokens(config))

@@ -17,6 +17,8 @@ from pic_jax.evaluation.markup import Html, element, folded, joined, page, pictu
 from pic_jax.evaluation.sample_views import sample_views
 from pic_jax.files import read_json, write_text
 from pic_jax.masks import make_layout
+from pic_jax.nested import at_ratio, served_ratios
+from pic_jax.training.weights import NAME as WEIGHTS
 from pic_jax.training.workdir import flat, read_config
 
 NAME = 'report.html'
@@ -33,17 +35,14 @@ class MissingError(PicJaxError):
         self.command = command
 
 
-def write_report(workdir: Path, config: RunConfig | None = None) -> Path:
+def write_report(workdir: Path) -> Path:
     """Writes the page of a run into its workdir; parts that are missing or broken are named in their place.
-
-    Args:
-      config: of the run; by default the workdir's. Results of a compressor that ships lie apart from its settings.
 
     Raises:
       PicJaxError: the workdir has no readable config.json, or the page cannot be written.
     """
     path = workdir / NAME
-    write_text(path, run_page(workdir, config or read_config(workdir)))
+    write_text(path, run_page(workdir, read_config(workdir)))
     return path
 
 
@@ -88,10 +87,11 @@ def assembled(title: str, facts: Mapping[str, Any], sections: Mapping[str, Secti
 def _facts(config: RunConfig) -> dict[str, str]:
     compressor, data = config.compressor, config.data
     weights = dataclasses.asdict(config.objective)
+    slots = [f'{memory_slots(at_ratio(compressor, ratio), data.context_length)} ({ratio}x)'
+             for ratio in served_ratios(compressor)]  # fmt: skip
     return {
         'Method': compressor.method,
-        'Compression': f'{data.context_length} tokens to {memory_slots(compressor, data.context_length)} vectors '
-                       f'({compressor.ratio}x)',
+        'Compression': f'{data.context_length} tokens to {" or ".join(slots)} vectors',
         'Target model': config.base,
         'Objectives': ', '.join(f'{name} {weight:g}' for name, weight in weights.items() if weight),
         'Data': data.source,
@@ -169,10 +169,12 @@ def _spaced(cell: str) -> Html | str:
 
 
 def _curves(workdir: Path, config: RunConfig) -> list[Html]:
+    if (workdir / WEIGHTS).is_file():
+        return [element('p', 'Saved weights: the curves are in the workdir that they were trained in.', class_='note')]
     if not (workdir / 'metrics.jsonl').is_file():
         raise MissingError('metrics.jsonl', f'pic-jax train --config=FILE --workdir={shlex.quote(str(workdir))}')
     records = plots.read_metrics(workdir / 'metrics.jsonl')
-    names = tuple(f'{name}_nats' for name in config.objective.names) or ('loss',)
+    names = plots.curve_fields(config)
     drawn = picture(
         lambda path: plots.plot_curves(path, {config.compressor.method: records}, names),
         f'Curves of {", ".join(names)} over {records[-1]["step"]} steps; the table below has the validations',
@@ -203,7 +205,7 @@ def mask_pictures(configs: Mapping[str, RunConfig]) -> list[Html]:
     chosen: dict[tuple[str, bytes], RunConfig] = {}
     parts = []
     for name, config in configs.items():
-        if config.compressor.method == 'constant_memory':
+        if not plots.has_mask(config):
             parts.append(element('p', name, ': ' * bool(name), 'constant_memory reads no context, so it has no mask.'))
             continue
         layout = make_layout(config.compressor, plots.mask_tokens(config))

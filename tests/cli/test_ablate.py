@@ -5,7 +5,10 @@ import json
 
 import pytest
 
+from pic_jax.cli.ablate import started
 from pic_jax.cli.main import main
+from pic_jax.config import RunConfig
+from pic_jax.errors import ConfigError
 from pic_jax.evaluation import ablation
 
 
@@ -30,6 +33,7 @@ def swept(sweep_file, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_every_row_leaves_a_file_and_the_failed_one_a_line(swept, sweep_file, capsys):
     assert sorted(path.name for path in (swept / 'rows').glob('*.json')) == [
         'ratio=2,seed=0.json', 'ratio=2,seed=1.json', 'ratio=4,seed=0.json', 'ratio=4,seed=1.json',
@@ -81,9 +85,30 @@ def test_rows_start_from_the_same_rows_of_another_sweep(tmp_path, tiny_settings,
         assert abs(before['curve'][0]['loss'] - begun) > 5e-2
     assert rows[1][0]['curve'][0]['loss'] != rows[1][1]['curve'][0]['loss']
     assert main(['ablate', f'--config={path}', f'--workdir={tmp_path / "third"}', f'--start_from={second}']) == 1
-    assert 'failed: seed=0' in capsys.readouterr().err
+    assert 'has no weights of this row: expected a sweep run with --save' in capsys.readouterr().err
 
 
+def test_a_row_starts_from_its_namesake_or_fails_alone(tmp_path):
+    row = ablation.Row({'seed': 1}, RunConfig(seed=1))
+    lost = started(row, tmp_path)
+    assert (lost.config, lost.overrides) == (None, row.overrides)
+    assert lost.error == f'{tmp_path} has no weights of this row: expected a sweep run with --save'
+    (tmp_path / 'rows' / 'seed=1').mkdir(parents=True)
+    (tmp_path / 'rows' / 'seed=1' / 'compressor.safetensors').touch()
+    assert started(row, tmp_path).config == RunConfig(seed=1, start=str(tmp_path / 'rows' / 'seed=1'))
+    with pytest.raises(ConfigError, match='seed=1 has start=elsewhere already'):
+        started(ablation.Row({'seed': 1}, RunConfig(seed=1, start='elsewhere')), tmp_path)
+
+
+def test_rows_that_score_nothing_show_their_last_loss():
+    rows = [{'overrides': {'compressor.ratio': ratio, 'seed': seed}, 'config': {'seed': seed}, 'rows': [],
+             'curve': [{'loss': 9.0}, {'loss': ratio + seed}]} for ratio in (2, 4) for seed in (0, 1)]  # fmt: skip
+    assert ablation.setting_cells(rows) == [
+        ['ratio', 'seeds', 'validation loss'], ['2', '2', '2.500 [2.000, 3.000]'], ['4', '2', '4.500 [4.000, 5.000]'],
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
 def test_a_finished_row_is_not_trained_again(swept, sweep_file, monkeypatch, capsys):
     def refuse(*_):
         raise AssertionError('trained again')
@@ -97,6 +122,7 @@ def test_a_finished_row_is_not_trained_again(swept, sweep_file, monkeypatch, cap
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('word', 'said'),
     [
@@ -130,6 +156,7 @@ def test_what_fails_is_listed_and_the_rest_goes_on(sweep_file, tmp_path, monkeyp
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_table_and_the_csv_hold_the_rows(swept):
     stored = [json.loads(path.read_text()) for path in sorted((swept / 'rows').glob('*.json'))]
     cells = [cell for row in stored[:2] for cell in row['rows']]

@@ -1,5 +1,6 @@
 """Every verb as a user calls it, on a workdir of seconds."""
 
+import copy
 import csv
 import importlib
 import io
@@ -9,7 +10,10 @@ import sys
 import pytest
 
 from pic_jax.cli.main import VERBS, main
+from pic_jax.cli.settings import resolve
+from pic_jax.config import CompressorConfig, ObjectiveConfig, RunConfig
 from pic_jax.interop import context_files
+from pic_jax.training.workdir import write_config
 
 KEYS = ['method', 'ratio', 'k', 'task', 'metric', 'value', 'low', 'high', 'n']
 METHODS = ['pic', 'full_context', 'truncate_last_k', 'truncate_first_k', 'shuffled_memory', 'no_context']
@@ -163,3 +167,19 @@ def test_plot(finished_workdir, tmp_path, capsys):
     for path in paths:
         with open(path, 'rb') as file:
             assert file.read(8) == b'\x89PNG\r\n\x1a\n'
+
+
+def test_plot_of_a_run_on_words_alone_without_a_mask(tmp_path, capsys):
+    compressor = CompressorConfig.preset('constant_memory')
+    write_config(tmp_path, RunConfig(compressor=compressor, objective=ObjectiveConfig(lm=0.0, words=1.0)))
+    (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "split": "train", "loss": 2.0}\n')
+    assert main(['plot', str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / 'plots' / 'loss.png')]
+
+
+def test_another_method_leaves_what_it_cannot_have():
+    settings = {'compressor': {'method': 'pic', 'chunk_size': 16, 'projector': 'linear'}}
+    for method, projector in ('kv500x', 'none'), ('epl', 'linear'), ('pic', 'linear'):
+        config = resolve(copy.deepcopy(settings), [f'--config.compressor.method={method}'])
+        assert (config.compressor.method, config.compressor.projector) == (method, projector)
+        assert config.compressor.chunk_size == (16 if method == 'pic' else None)

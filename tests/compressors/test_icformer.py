@@ -73,6 +73,7 @@ def test_the_target_is_not_run(llama2_7b):
         assert read == ({'embed_tokens', 'layers', 'norm'} if runs_it else {'embed_tokens'})
 
 
+@pytest.mark.slow
 def test_it_starts_with_zero_digests_and_asks_for_any_size(model):
     compressor = make_plain(CompressorConfig.preset('icformer', ratio=2, context_length=16), model[0])
     trainable = compressor.init(jax.random.key(0), model[1])

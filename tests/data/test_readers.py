@@ -280,3 +280,10 @@ def test_real_sources(assets, monkeypatch):
     assert all(answer in r.context for r in questions for answer in r.answers)
     book = read('$PIC_JAX_ASSETS/books/Peter_Pan.md', window=256)
     assert min(len(r.context) for r in book) > 1500
+
+
+def test_contexts_of_a_jsonl_by_each_name_of_theirs(tmp_path):
+    lines = [{'text': 'a b'}, {'context': 'c', 'prompt': 'd'}, {'input': 'e'}]
+    (tmp_path / 'three.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    found = readers.read_contexts(str(tmp_path / 'three.jsonl'))
+    assert found == [('three.jsonl:1', 'a b'), ('three.jsonl:2', 'c'), ('three.jsonl:3', 'e')]

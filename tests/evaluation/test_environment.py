@@ -62,7 +62,7 @@ def test_without_git_the_commit_is_not_known(repository, monkeypatch):
 
 def test_every_verb_has_its_own_environment(tmp_path):
     (tmp_path / 'environment.json').write_text('{"train": {"machine": "another"}, "eval": {"machine": "old"}}')
-    record_environment(tmp_path, 'eval')
+    record_environment(tmp_path, 'eval', environment())
     found = json.loads((tmp_path / 'environment.json').read_text())
     assert found['train'] == {'machine': 'another'}
     assert found['eval'] | {'time': ''} == environment() | {'time': ''}
@@ -72,5 +72,5 @@ def test_every_verb_has_its_own_environment(tmp_path):
 def test_a_broken_file_is_kept_and_named(tmp_path):
     (tmp_path / 'environment.json').write_text('{"train":')
     with pytest.raises(PicJaxError, match=r'environment\.json: not valid JSON'):
-        record_environment(tmp_path, 'eval')
+        record_environment(tmp_path, 'eval', environment())
     assert (tmp_path / 'environment.json').read_text() == '{"train":'

@@ -235,14 +235,6 @@ def test_a_folder_without_settings_is_refused(tmp_path):
         report.write_report(tmp_path)
 
 
-def test_settings_may_lie_elsewhere(report_workdir, quick_pictures, parse_page):
-    """As for `pic-jax eval --workdir=tiny_base/pic`, whose settings are in the package."""
-    config = read_config(report_workdir)
-    (report_workdir / 'config.json').unlink()
-    page = parse_page(report.write_report(report_workdir, config).read_text('utf-8'))
-    assert 'Parts of this page are missing' not in page.text
-
-
 def test_results_of_an_earlier_step_are_called_old(report_workdir, quick_pictures, parse_page):
     results = json.loads((report_workdir / 'results.json').read_text()) | {'step': 5}
     (report_workdir / 'results.json').write_text(json.dumps(results))

@@ -89,6 +89,7 @@ def test_a_ragged_last_batch_changes_nothing(run):
         np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=str(key))
 
 
+@pytest.mark.slow
 def test_a_task_has_its_own_questions_only(run, monkeypatch):
     """All word lists answered right and all facts wrong; k and ratio are those of the task's own contexts."""
     records = harness.held_out(run, 'test')

@@ -62,6 +62,7 @@ def in_torch(model, memory_kD, special_D, tokens_n, text_T):
         return model(inputs_embeds=x_1TD, position_ids=ids_1T, past_key_values=cache).logits[0, :-1]
 
 
+@pytest.mark.slow
 def test_the_decoder_says_what_transformers_says(pair):
     model, decoder, base = pair
     config = CompressorConfig.preset('kv500x', ratio=RATIO, context_length=N, lora=LoraConfig(rank=0))

@@ -56,6 +56,7 @@ def attention(decoder, params, layer, tokens_BT):
     return np.asarray(jax.nn.softmax(jnp.where(jnp.tri(T, dtype=bool)[None, None], scores, -jnp.inf), axis=-1))
 
 
+@pytest.mark.slow
 def test_a_head_of_the_first_layer_attends_to_the_previous_token(tokens_BT, monkeypatch):
     queries = np.arange(1, T)
 
