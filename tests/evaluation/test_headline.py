@@ -161,3 +161,17 @@ def test_word_lists_are_found_in_rows_of_either_kind():
 def test_the_readme_shows_the_stored_rows():
     text = (Path(__file__).parents[2] / 'README.md').read_text()
     assert report.readme_block() in text
+
+
+def test_peers_are_trained_at_4x_and_keys_and_values_skip_words():
+    stages = {
+        label: headline.Training('main', label, headline.methods()[label], 0, 1e-3).stages() for label in headline.PEERS
+    }
+    assert stages['icformer'] == stages['mean_pool'] == [('words', 4), ('pretrain', 4), ('qa', 4)]
+    assert stages['kv500x'] == [('pretrain', 4), ('qa', 4)]
+    for label in headline.PEERS:
+        training = headline.Training('main', label, headline.methods()[label], 0, 1e-3)
+        for stage, ratio in training.stages():
+            run = headline.open_stage(training, stage, ratio, '')
+            assert run.config.compressor.method == label
+            assert run.config.compressor.projector == ('none' if label == 'kv500x' else 'linear')
