@@ -1,7 +1,8 @@
 # `make demo` and `make test` install what they need into .venv and are all the set-up there is.
 PYTHON ?= python3
 VENV := .venv
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Without --no-compile pip compiles every module of torch and transformers, most of which nothing imports.
+PIP := $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 PYTEST := JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest
 
 .PHONY: venv venv-test demo test test-all soak lint clean

@@ -105,6 +105,7 @@ def test_stored_contexts_give_the_same_memory_and_answers(trained, memory, tmp_p
     assert trained.generate(again, prompts, 5) == trained.generate(memory, prompts, 5)
 
 
+@pytest.mark.slow
 def test_keys_and_values_are_stored_and_answer_likewise(trained, tmp_path):
     config = dataclasses.replace(
         trained.run.config, compressor=CompressorConfig.preset('kv500x', ratio=4, context_length=64)

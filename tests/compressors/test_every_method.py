@@ -16,8 +16,8 @@ OPTIONS = {'pic': dict(chunk_size=4), 'icformer': dict(projector='linear'), 'mea
 TARGETS = {'lm': (6, [0, 0, 0, 0], [6, 4, 6, 5])}
 
 
-# test_llm.py and test_key_values.py say more about those whose encoder is the target.
-SLOW = ('icae', 'epl', 'pic', 'kv500x')
+# Files of their own say more about these.
+SLOW = ('icae', 'epl', 'pic', 'kv500x', 'icformer')
 
 
 @pytest.fixture(

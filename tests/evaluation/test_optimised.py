@@ -10,6 +10,7 @@ from pic_jax.evaluation.optimised import optimised_memory
 from pic_jax.run import open_run
 
 
+@pytest.mark.slow
 def test_fitted_vectors_come_close_to_the_full_context():
     compressor = CompressorConfig.preset('icae', ratio=8, context_length=64)
     data = DataConfig(source='generated', size=20, validation=2, test=4, context_length=64, target_length=16)

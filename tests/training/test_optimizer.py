@@ -49,6 +49,7 @@ def test_no_warm_up_starts_at_the_full_rate():
     assert rates(100, [0, 1, 50], schedule='constant', warmup_steps=0) == pytest.approx([0.5, 0.5, 0.5])
 
 
+@pytest.mark.slow
 def test_muon_moves_stacked_matrices_orthogonally_and_the_rest_as_adamw():
     """AdamW with Nesterov momentum, as optax.contrib.muon has it."""
     config = OptimizerConfig(name='muon', learning_rate=0.1, schedule='constant', warmup_steps=0, weight_decay=0.5)

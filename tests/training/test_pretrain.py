@@ -50,6 +50,7 @@ def records(workdir) -> list[dict]:
     return [{k: v for k, v in record.items() if not k.endswith(('_s', '_per_s'))} for record in found]
 
 
+@pytest.mark.slow
 def test_a_stage_leaves_a_model_and_records_of_every_loss(stage):
     workdir, (folder, reached) = stage
     assert folder == workdir / 'model'
@@ -94,6 +95,7 @@ def test_the_next_stage_goes_on_from_the_weights_and_tokenizer(stage, tmp_path):
     assert all(not np.array_equal(old[name], new[name]) for name in old if 'proj' in name)
 
 
+@pytest.mark.slow
 def test_a_start_of_another_shape_is_refused(stage, tmp_path):
     workdir, _ = stage
     other = dataclasses.replace(CONFIG, start=str(workdir / 'model'), intermediate_size=64)
@@ -102,6 +104,7 @@ def test_a_start_of_another_shape_is_refused(stage, tmp_path):
     assert not (tmp_path / 'checkpoints').exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('numbers', 'losses'),
     [
@@ -127,6 +130,7 @@ def test_validation_has_the_losses_of_the_rows_there_are(stage, numbers, losses)
     assert np.isfinite(list(fields.values())).all()
 
 
+@pytest.mark.slow
 def test_an_unknown_bar_names_the_fields_there_are(stage, tmp_path):
     workdir, _ = stage
     rows = RowsConfig(copies=2, copy_length=16, copy_period=8)

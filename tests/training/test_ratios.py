@@ -133,6 +133,7 @@ def train_records(workdir) -> list[dict]:
     return [{k: v for k, v in r.items() if not k.endswith('_s')} for r in found if r['split'] == 'train']
 
 
+@pytest.mark.slow
 def test_the_loop_draws_and_resumes_bit_for_bit(tmp_path, monkeypatch):
     made, make = [], loop.make_train_step
 

@@ -213,6 +213,7 @@ def test_killing_at_random_moments_changes_nothing(tmp_path, tiny_config_file):
     assert records(killed) == records(whole), kills
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_from_another_runs_compressor(tmp_path, trained_workdir, tiny_config_file):
     options = [f'--config.start={trained_workdir}', '--config.train.steps=1', '--config.seed=5']
     assert main(['train', f'--config={tiny_config_file}', f'--workdir={tmp_path}', *options]) == 0
