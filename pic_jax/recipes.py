@@ -38,6 +38,8 @@ def two_stages(stage: str) -> Any:
     `answers` asks all 8 questions on one memory. 48 validation documents are scored.
     """
     config = on_tiny_base(context_length=192)
+    config.compressor.ratio = 4
+    config.compressor.chunk_size = 16
     config.data.seed = 3
     config.data.size = 1500
     config.data.validation = 48

@@ -11,10 +11,7 @@ from pic_jax.recipes import two_stages
 
 
 def get_config(stage: str = 'answers'):
-    config = two_stages(stage)
-    config.compressor.ratio = 4
-    config.compressor.chunk_size = 16
-    return config
+    return two_stages(stage)
 
 
 def get_sweep(stage: str = 'answers'):
