@@ -6,6 +6,7 @@ Dense attention, adapters merged, no LM head. `executed` counts every pair of a 
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 
@@ -13,17 +14,15 @@ import jax
 import numpy as np
 
 from pic_jax.compressors.registry import make_compressor
-from pic_jax.config import CompressorConfig, DecoderConfig, LoraConfig
+from pic_jax.config import CompressorConfig, LoraConfig
 from pic_jax.evaluation.flops import CompressionFlops, compression_flops
 from pic_jax.models.decoder import Decoder, init_params
+from pic_jax.models.shapes import SHAPES
 
 LENGTHS = (512, 2048, 8192, 32768)
 RATIO, WINDOW, CHUNK, DIGESTS = 4, 512, 128, 128
-# Shape of meta-llama/Llama-2-7b; only the number of positions is larger, so that long windows can be counted.
-LLAMA2_7B = DecoderConfig(
-    vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
-    num_key_value_heads=32, head_dim=128, max_position_embeddings=65536,
-)  # fmt: skip
+# Only the number of positions is larger, so that long windows can be counted.
+LLAMA2_7B = dataclasses.replace(SHAPES['meta-llama/Llama-2-7b-hf'], max_position_embeddings=65536)
 # Options of each row; `fixed_k` makes the ratio n / k.
 ROWS = {
     'icae': dict(method='icae'),

@@ -111,7 +111,7 @@ class Training:
 
     def stages(self) -> list[tuple[str, int]]:
         """(stage, ratio) in order; constant vectors have nothing to reconstruct, keys and values are not near words."""
-        pretraining = {CONSTANT: [], 'kv500x': ['pretrain']}.get(self.label, ['words', 'pretrain'])
+        pretraining = {CONSTANT: [], 'kv500x': ['pretrain']}.get(without_window(self.label), ['words', 'pretrain'])
         return [(stage, RATIOS[0]) for stage in pretraining] + [('qa', ratio) for ratio in RATIOS if ratio <= self.last]
 
 
@@ -178,7 +178,7 @@ def summary(stage: str, ratio: int, run, trainable, records: list[dict[str, Any]
 
 def seconds(records: list[dict[str, Any]]) -> float:
     """Time of all steps at the median speed of the quarters after the first, which waits for the compiler."""
-    laps = [(record['step'], record['elapsed_s']) for record in records if record['split'] == 'train']
+    laps = [(record['step'], record['elapsed_s']) for record in records if 'elapsed_s' in record]
     per_step = [time / (step - before) for (before, _), (step, time) in itertools.pairwise(laps)]
     return round(statistics.median(per_step) * laps[-1][0], 1)
 
@@ -313,11 +313,12 @@ def best_options() -> tuple[str, ...]:
 
 RATE_KEYS = {4: 'rate', 8: 'rate_8x'}
 NO_CHUNKS = 'chunk_size=None'
-WINDOWED = 'icae_windowed'
+# A window of one chunk: what PIC's chunks are without anything else of PIC.
+SUFFIX, WINDOW = '_windowed', 'window={chunk}'
+WINDOWED = 'icae' + SUFFIX
 METHODS = {
     'icae': (NO_CHUNKS, 'method=icae'),
-    # A window of one chunk: what PIC's chunks are without anything else of PIC.
-    WINDOWED: (NO_CHUNKS, 'method=icae', 'window={chunk}'),
+    WINDOWED: (NO_CHUNKS, 'method=icae', WINDOW),
     'epl': (NO_CHUNKS, 'method=epl'),
     CONSTANT: (NO_CHUNKS, f'method={CONSTANT}'),
 }
@@ -326,9 +327,16 @@ METHODS = {
 # Compared at 4x: the headline's claims are not about them.
 PEERS = {
     'icformer': (NO_CHUNKS, 'method=icformer'),
+    'icformer' + SUFFIX: (NO_CHUNKS, 'method=icformer', WINDOW),
     'mean_pool': (NO_CHUNKS, 'method=mean_pool'),
     'kv500x': (NO_CHUNKS, 'method=kv500x'),
+    'kv500x' + SUFFIX: (NO_CHUNKS, 'method=kv500x', WINDOW),
 }
+
+
+def without_window(label: str) -> str:
+    """The label of the method itself: a window does not make another one, so its learning rates serve both."""
+    return label.removesuffix(SUFFIX)
 
 
 def methods() -> dict[str, tuple[str, ...]]:
@@ -342,9 +350,8 @@ def first_rates(label: str, ratio: int) -> tuple[float, ...]:
 
 
 def tried(label: str, ratio: int) -> dict[float, float]:
-    """Rate -> validation nats of its trial, at 8x from the best rate at 4x; a window does not make another method."""
-    owner = 'icae' if label == WINDOWED else label
-    rows = [row for row in stored('rate') if (row['label'], row['ratio']) == (owner, ratio)]
+    """Rate -> validation nats of its trial, at 8x from the best rate at 4x."""
+    rows = [row for row in stored('rate') if (row['label'], row['ratio']) == (without_window(label), ratio)]
     if ratio == 8:
         rows = [row for row in rows if row['rate'] == best_rate(label, 4)]
     return {row[RATE_KEYS[ratio]]: math.inf if 'error' in row else value(row, 'nats_per_token') for row in rows}
@@ -412,7 +419,7 @@ def main() -> None:
     elif args.phase == 'rates':
         for label in methods():
             with claimed(args.workdir, f'rates-{label}') as ours:
-                if ours and label != WINDOWED:
+                if ours and label == without_window(label):
                     search_rates(label, args.workdir)
     else:
         for seed, label in itertools.product(SEEDS, methods()):

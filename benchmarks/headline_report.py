@@ -2,59 +2,30 @@
 
     python benchmarks/headline_report.py
 
-Writes docs/headline.md with every table, docs/headline_positions.png, docs/headline_curves.png, and the short table
-between the headline marks of README.md. Values are means over seeds with the lowest and the highest seed in brackets.
+Writes docs/headline.md with every table, docs/headline_positions.png, docs/headline_curves.png, and what stands between
+the marks `headline` and `every method at 4x` of README.md. Values are means over seeds with the lowest and the highest
+seed in brackets.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from headline import MEASURED, RATE_KEYS, WINDOWED, stored, value
+from headline import MEASURED, PEERS, RATE_KEYS, WINDOWED, stored, value
+from headline_peers import peers_block
+from headline_rows import Row, minus, nats, points, rows_of, share, spread
 from matplotlib.figure import Figure
+from pages import table, write_between_marks
 
-from pic_jax.evaluation.metrics import bootstrap_interval
 from pic_jax.evaluation.plots import CURVES, MARKERS
 
 ROOT = Path(__file__).parents[1]
 BASELINES = ('icae', 'epl', WINDOWED)
 LABELS = ('pic', *BASELINES, 'constant_memory')
 CONTROLS = ('truncate_last_k', 'no_context', 'full_context')
-QUESTIONS = 12  # on each test context
 QUARTERS = tuple(f'em_q{number}' for number in range(1, 5))
 PLATEAU = 0.01  # of the validation nats, over the last 30% of a stage
-Row = dict[str, Any]
-
-
-def rows_of(label: str, ratio: int) -> list[Row]:
-    """One row per seed that is stored."""
-    return with_fastest([row for row in stored('main') if (row['label'], row['ratio']) == (label, ratio)])
-
-
-def spread(values: Sequence[float], show: Callable[[float], str]) -> str:
-    """Mean [lowest, highest] over seeds."""
-    if not len(values):
-        return '-'
-    return f'{show(np.mean(values))} [{show(min(values))}, {show(max(values))}]'
-
-
-def share(x: float) -> str:
-    return f'{100 * x:.1f}%'
-
-
-def points(x: float) -> str:
-    return f'{100 * x:+.1f}'
-
-
-def nats(x: float) -> str:
-    return f'{x:.3f}'
-
-
-def table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [heading, ['---'] * len(heading), *lines])
 
 
 def control(ceiling: Row, method: str, metric: str) -> float:
@@ -117,28 +88,14 @@ def gains_table() -> str:
     """PIC minus the others in points of EM: range over seeds, interval over contexts, and relative to the other."""
     lines = []
     for ratio in MEASURED:
-        pic = {row['seed']: row for row in rows_of('pic', ratio)}
         for label in LABELS[1:]:
-            others = {row['seed']: row for row in rows_of(label, ratio)}
-            seeds = sorted(set(pic) & set(others))
-            if not seeds:
-                continue
-            ours, theirs = (np.array([marks(rows[seed]) for seed in seeds]) for rows in (pic, others))
-            low, high = bootstrap_interval((ours - theirs).mean(axis=0), 0, contexts(ours.shape[1]))
-            change = points(ours.mean() / theirs.mean() - 1) + '%' if theirs.any() else '-'
-            by_seed = spread((ours - theirs).mean(axis=1), points)
-            lines.append([f'{ratio}x', label, by_seed, f'[{points(low)}, {points(high)}]', change, str(len(seeds))])
+            gain = minus('pic', label, ratio)
+            if gain:
+                change = '-' if math.isnan(gain.relative) else points(gain.relative) + '%'
+                interval = f'[{points(gain.low)}, {points(gain.high)}]'
+                seeds = str(len(gain.by_seed))
+                lines.append([f'{ratio}x', label, spread(gain.by_seed, points), interval, change, seeds])
     return table(('ratio', 'PIC minus', 'points of EM', '95% over contexts', 'relative', 'seeds'), lines)
-
-
-def marks(row: Row) -> list[int]:
-    """1 or 0 for every test question."""
-    return [int(mark) for mark in row['marks']]
-
-
-def contexts(number: int) -> list[int]:
-    """The context of each test question: they come in rows of QUESTIONS."""
-    return [index // QUESTIONS for index in range(number)]
 
 
 def reconstruction_table() -> str:
@@ -161,14 +118,6 @@ COSTS = {
     'TFLOPs': lambda stage: stage['steps'] * stage['flops_per_step'] / 1e12,
     'seconds': lambda stage: stage['fastest_seconds'],
 }
-
-
-def with_fastest(rows: list[Row]) -> list[Row]:
-    """The rows of a method and ratio; each stage with the time of its fastest seed: others may have shared a core."""
-    for stages in zip(*(row['stages'] for row in rows), strict=True):
-        for stage in stages:
-            stage['fastest_seconds'] = min(other['seconds'] for other in stages)
-    return rows
 
 
 def curve(row: Row, cost: Callable[[Row], float], whole: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -250,11 +199,10 @@ def rates_table(ratio: int) -> str:
     found = {(row['label'], row[RATE_KEYS[ratio]]): row for row in stored('rate') if row['ratio'] == ratio}
     rates = sorted({rate for _, rate in found})
     lines = []
-    for label in LABELS:
-        if label == WINDOWED:
-            continue
+    for label in (*LABELS, *PEERS):
         cells = [trial(found[label, rate]) if (label, rate) in found else '' for rate in rates]
-        lines.append([label, *cells])
+        if any(cells):  # icae_windowed takes the rates of icae
+            lines.append([label, *cells])
     return table(('method', *(f'{rate:g}' for rate in rates)), lines)
 
 
@@ -326,14 +274,6 @@ def readme_block() -> str:
     return table(('exact match', *(f'{ratio}x' for ratio in MEASURED)), lines)
 
 
-def write_between_marks(path: Path, block: str) -> None:
-    """Replaces what stands between the two headline marks."""
-    begin, end = '<!-- headline: begin -->\n', '\n<!-- headline: end -->'
-    text = path.read_text()
-    head, rest = text.split(begin)
-    path.write_text(head + begin + block + end + rest.split(end)[1])
-
-
 def main() -> None:
     docs = ROOT / 'docs'
     commits = sorted(
@@ -348,6 +288,7 @@ def main() -> None:
         'What k vectors can hold': ceilings_table(),
         'Questions, on test': questions_table(),
         'What PIC gains': gains_table(),
+        'Every method at 4x, on test': peers_block(),
         'Time to peak': time_table(),
         'Reconstruction and continuation after pretraining at 4x, on test': reconstruction_table(),
         'Screening of PIC at 4x, on validation': screening_table(),
@@ -362,7 +303,8 @@ def main() -> None:
     print('docs/headline.md')
     plot_positions(docs / 'headline_positions.png')
     plot_curves(docs / 'headline_curves.png')
-    write_between_marks(ROOT / 'README.md', readme_block())
+    write_between_marks(ROOT / 'README.md', 'headline', readme_block())
+    write_between_marks(ROOT / 'README.md', 'every method at 4x', peers_block())
 
 
 if __name__ == '__main__':

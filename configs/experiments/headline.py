@@ -5,7 +5,7 @@ space, then in tokens with continuation; both at 4x) or `qa` (answers, from the 
 ratio doubles from one `qa` stage to the next: at 16x and more, nothing was learned from scratch.
 """
 
-from pic_jax.config import default_config
+from pic_jax.recipes import ask_all, on_tiny_base
 
 SLOTS = 4  # memory vectors in a chunk of pic, at every ratio
 STEPS = {4: 80, 8: 80, 16: 160, 32: 40, 64: 80}
@@ -14,40 +14,21 @@ STEPS = {4: 80, 8: 80, 16: 160, 32: 40, 64: 80}
 def get_config(argument: str = 'qa,4'):
     stage, ratio = argument.split(',')
     ratio = int(ratio)
-    config = default_config()
-    config.base = 'tiny_base'
+    far = ratio > 16  # more than 1,000 tokens of context: at 64x, 12 facts in 17 vectors
+    config = on_tiny_base(context_length=1280 if far else 320)
     config.compressor.method = 'pic'
     config.compressor.ratio = ratio
     config.compressor.chunk_size = SLOTS * ratio
-    config.compressor.projector = 'linear'
-    config.compressor.lora.rank = 32
-    config.compressor.lora.targets = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
-    config.data.source = 'generated'
     config.data.seed = 2
-    config.data.size = 3000
+    config.data.size = 400 if far else 3000
     config.data.validation = 12
     config.data.test = 20
-    config.data.context_length = 320
-    config.data.corpus.facts_per_context = 12
-    config.data.corpus.words = 170
-    config.data.corpus.questions = 12
+    config.data.corpus.words = 700 if far else 170
     config.data.target_length = 48
-    config.data.min_context = 64
-    config.data.random_start = False
-    config.data.answer_length = 224
-    config.data.questions_per_example = 12
-    config.train.batch_size = 8
-    config.train.microbatches = 8
+    ask_all(config, facts=12, answer_length=224)
+    config.train.batch_size = config.train.microbatches = 2 if far else 8
     config.train.eval_examples = 48
-    config.optimizer.name = 'muon'
     config.optimizer.warmup_steps = 10
-    config.objective.lm = 0.0
-    if ratio > 16:
-        # More than 1,000 tokens of context: at 64x, 12 facts in 17 vectors.
-        config.data.context_length = 1280
-        config.data.size = 400
-        config.data.corpus.words = 700
-        config.train.batch_size = config.train.microbatches = 2
     if stage == 'words':
         config.objective.words = 1.0
         config.optimizer.learning_rate = 5e-3
@@ -62,5 +43,4 @@ def get_config(argument: str = 'qa,4'):
         config.train.steps = STEPS[ratio]
     else:
         raise ValueError(f'stage {stage} is not valid: expected words, pretrain or qa')
-    config.compressor.context_length = config.data.context_length
     return config

@@ -19,17 +19,16 @@ import numpy as np
 from pic_jax.config import RunConfig, from_mapping, to_mapping
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.evaluation import harness, samples, tables
-from pic_jax.evaluation.controls import CONTROLS, WITHOUT_MEMORY
+from pic_jax.evaluation.controls import CONTROLS, without_memory
 from pic_jax.evaluation.environment import environment
 from pic_jax.files import read_json, write_text
-from pic_jax.run import Run, open_run
+from pic_jax.run import Run, named_folder, open_run
 from pic_jax.training.ensemble import member_keys, train_members
 from pic_jax.training.weights import NAME as WEIGHTS
-from pic_jax.training.weights import write_weights
+from pic_jax.training.weights import weights_sha256, write_weights
 from pic_jax.training.workdir import flat
 
 Overrides = Mapping[str, Any]
-Scored = tuple[list[harness.Row], dict[str, list[str]]]
 SCORED_ON = ('split', 'examples')
 SAMPLES = 2  # kept of every row
 LAST_LOSS = ('validation', 'loss')
@@ -41,6 +40,14 @@ PLOTTED = (
     ('reconstruction', 'token_accuracy'),
     LAST_LOSS,
 )
+
+
+class Scored(NamedTuple):
+    """A member's table and answers, and by method the scores that every member of its group has too."""
+
+    cells: list[harness.Row]
+    answers: dict[str, list[str]]
+    known: dict[str, harness.Scores]
 
 
 class Row(NamedTuple):
@@ -117,22 +124,25 @@ def run_group(
         runs = [dataclasses.replace(first, config=dataclasses.replace(row.config, decoder_prefix=prefix))
                 for row in group]  # fmt: skip
         records, origin = harness.held_out(first, split), environment()
+        starts = [start_sha256(row.config) for row in group]  # of what is read now, whatever stands there later
         outcomes, seconds = train_members(runs, note)
     except Exception:  # reported with its traceback; other groups go on
         return {row.name: traceback.format_exc() for row in group}
-    failures, scored = {}, None
-    for row, run, outcome in zip(group, runs, outcomes, strict=True):
+    failures, first_scored = {}, None
+    for row, run, start, outcome in zip(group, runs, starts, outcomes, strict=True):
         try:
             if outcome.error:
                 raise PicJaxError(outcome.error)
             if save:
                 write_weights(weights_folder(folder, row), run.config, outcome.trainable)
-            cells, answers = scored = evaluate_member(run, outcome.trainable, records, examples, scored)
-            shown = samples.collect(run, outcome.trainable, records[:examples], answers, SAMPLES)
+            scored = evaluate_member(run, outcome.trainable, records, examples, first_scored)
+            first_scored = first_scored or scored
+            shown = samples.collect(run, outcome.trainable, records[:examples], scored.answers, SAMPLES)
             stored = {'name': row.name, 'overrides': dict(row.overrides), 'config': to_mapping(row.config)}
+            stored |= {'start_sha256': start}
             stored |= {'split': split, 'examples': examples, 'environment': origin}
             stored |= {'trained_together': len(group), 'together_s': round(seconds, 1)}
-            stored |= {'curve': outcome.curve, 'rows': tables.to_dicts(cells), 'samples': shown}
+            stored |= {'curve': outcome.curve, 'rows': tables.to_dicts(scored.cells), 'samples': shown}
             write_text(row_path(folder, row), json.dumps(stored, indent=1, allow_nan=False) + '\n')
             (folder / 'rows' / f'{row.name}.error.txt').unlink(missing_ok=True)
         except Exception:  # likewise, for the other rows of the group
@@ -145,24 +155,24 @@ def row_path(folder: Path, row: Row) -> Path:
     return folder / 'rows' / f'{row.name}.json'
 
 
-def evaluate_member(run: Run, trainable: Any, records: Sequence[Any], examples: int, scored: Scored | None) -> Scored:
+def evaluate_member(run: Run, trainable: Any, records: Sequence[Any], examples: int, first: Scored | None) -> Scored:
     """A member's table and answers.
 
+    A group shares the target, the data and the number of vectors, so of the controls only `shuffled_memory` depends on
+    the member. The others have the cells, intervals included, and the answers of the first one.
+
     Args:
-      scored: those of an earlier member, which has the same target, data and number of vectors: controls that read no
-        memory are taken from there.
+      first: what this function gave for the first member of the group; None for that member itself.
     """
-    if scored is None:
-        return harness.evaluate(run, trainable, records, examples)
     methods = harness.methods_of(run)
+    if first is None:
+        known = harness.score(run, trainable, records[:examples], without_memory(methods), examples)
+        return Scored(*harness.evaluate(run, trainable, records, examples, methods, known), known)
     shared = [name for name in methods if name in CONTROLS and name != 'shuffled_memory']
-    ends = [name for name in shared if name in WITHOUT_MEMORY]
-    known = harness.score(run, trainable, records[:examples], ends, examples)
     own = [name for name in methods if name not in shared]
-    cells, answers = harness.evaluate(run, trainable, records, examples, own, known)
-    earlier_cells, earlier_answers = scored
-    answers |= {name: texts for name, texts in earlier_answers.items() if name in shared}
-    return cells + [cell for cell in earlier_cells if cell.method in shared], answers
+    cells, answers = harness.evaluate(run, trainable, records, examples, own, first.known)
+    cells += [cell for cell in first.cells if cell.method in shared]
+    return Scored(cells, answers | {name: first.answers[name] for name in shared if name in first.answers}, first.known)
 
 
 def weights_folder(folder: Path, row: Row) -> Path:
@@ -175,11 +185,16 @@ def has_weights(folder: Path, row: Row) -> bool:
     return (weights_folder(folder, row) / WEIGHTS).is_file()
 
 
+def start_sha256(config: RunConfig) -> str | None:
+    """Of the file of weights that `start` names; None without one: fresh weights, or the checkpoint of a run."""
+    return weights_sha256(named_folder(config.start)) if config.start else None
+
+
 def is_stored(row: Row, folder: Path, split: str, examples: int) -> bool:
-    """Whether the row is there.
+    """Whether the row is there. The weights it started from may have moved, but not changed.
 
     Raises:
-      ConfigError: it is, but was made with other settings.
+      ConfigError: it is, but was made with other settings or from other weights.
     """
     path = row_path(folder, row)
     if not path.is_file():
@@ -187,6 +202,9 @@ def is_stored(row: Row, folder: Path, split: str, examples: int) -> bool:
     stored = read_json(path)
     made = flat(to_mapping(from_mapping(RunConfig, stored['config']))) | {key: stored[key] for key in SCORED_ON}
     wanted = flat(to_mapping(row.config)) | {'split': split, 'examples': examples}
+    starts = stored.get('start_sha256'), start_sha256(row.config)  # rows of before it was kept have none
+    if all(starts):
+        made['start'], wanted['start'] = (f'weights of sha256 {digest}' for digest in starts)
     for key in wanted:
         if made[key] != wanted[key]:
             raise ConfigError(

@@ -1,5 +1,6 @@
 """What a compressor is compared with: the same frozen decoder reading something else in the memory's place."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,6 @@ from pic_jax.models.decoder import Decoder, Params
 from pic_jax.models.inputs import word_memory
 
 CONTROLS = ('full_context', 'truncate_last_k', 'truncate_first_k', 'shuffled_memory', 'no_context')
-WITHOUT_MEMORY = ('full_context', 'no_context')  # neither its vectors nor their number matters to these
 
 
 class View(NamedTuple):
@@ -18,6 +18,11 @@ class View(NamedTuple):
 
     memory: Memory
     special: bool
+
+
+def without_memory(methods: Sequence[str]) -> list[str]:
+    """Those of the methods that read no memory: neither its vectors nor how many there are matters to them."""
+    return [name for name in methods if name in ('full_context', 'no_context')]
 
 
 def control_view(

@@ -78,7 +78,7 @@ def _memory_attention(compressor: LLMCompressor, base, trainable, tokens_BS) -> 
     mask_1SS = jnp.asarray(layout.dense_mask())[None]
     positions_BS = layout.positions(jnp.full(B, n, jnp.int32))
     cos_sin = rotation(decoder.config.rope, decoder.config.head_dim, positions_BS, decoder.dtype)
-    variables, x_BSD = compressor.encoder_input(base, trainable, tokens_BS, layout.embedding_index)
+    variables, x_BSD = compressor.encoder_input(base, trainable, tokens_BS, layout.embedding_index[None])
     block = Block(decoder.config, decoder.dtype, decoder.param_dtype)
 
     def layer(x_BSD, weights):

@@ -19,6 +19,7 @@ from pic_jax.evaluation.metrics import ROUGE, bootstrap_interval, exact_match, f
 from pic_jax.evaluation.reconstruction import reconstruct, score_reconstructions
 from pic_jax.models.generation import generate
 from pic_jax.models.inputs import from_memory
+from pic_jax.models.partitioning import replicated
 from pic_jax.models.scoring import hits, nll, text_logits
 from pic_jax.run import Program, Run, full_context_fits
 
@@ -155,14 +156,16 @@ def evaluate(
 
     Args:
       methods: those to score; by default `methods_of(run)`. Shares of the gap need full_context and no_context.
-      known: scores of further methods on the same records, which get no rows.
+      known: scores that need not be computed, of methods on the same records. Those of further methods, beside
+        `methods`, get no rows.
 
     Returns:
       the rows, and each method's answers where the run has questions.
     """
     methods, names, records = methods or methods_of(run), run.config.objective.names, records[:limit]
     missing = [name for name in methods if name not in known]
-    scores = {**known, **score(run, trainable, records, missing, limit)}
+    found = {**known, **score(run, trainable, records, missing, limit)}
+    scores = {name: found[name] for name in (*methods, *known)}
     answers = {name: answer(run, trainable, records, name, limit) for name in methods} if 'ft' in names else {}
     rows = []
     for task, objective, chosen in _tasks(records, names):
@@ -311,7 +314,7 @@ def _score_batch(program: Program, methods: tuple[str, ...], base, trainable, ba
             totals[name] = nll(logits_BTV, batch[name]['tokens'], batch[name]['is_target'])
             hit[name] = hits(logits_BTV, batch[name]['tokens'], batch[name]['is_target'])
         scored[method] = totals, hit, view.memory.lengths
-    return scored
+    return replicated(scored)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

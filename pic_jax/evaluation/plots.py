@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -250,9 +251,10 @@ def _fields(runs: Mapping[str, Sequence[dict]]) -> str:
     return 'one of ' + ', '.join(sorted(names - {'step'}))
 
 
-def plot_sweep(
-    path: str | os.PathLike, lines: Mapping[str, Sequence[tuple[float, Sequence[float]]]], xlabel: str, ylabel: str
-) -> None:
+Lines = Mapping[str, Sequence[tuple[float, Sequence[float]]]]
+
+
+def plot_sweep(path: str | os.PathLike, lines: Lines, xlabel: str, ylabel: str) -> None:
     """Draws a metric against a swept number: means over seeds, with a band from the lowest to the highest.
 
     Args:
@@ -266,6 +268,13 @@ def plot_sweep(
         raise PicJaxError(f'{path}: there is nothing to draw: expected at least one line with a point')
     figure = Figure(figsize=(6.4, 4.2), layout='constrained')
     axes = figure.subplots()
+    draw_sweep(axes, lines, xlabel, ylabel)
+    axes.legend(frameon=False)
+    _save(path, figure)
+
+
+def draw_sweep(axes: Axes, lines: Lines, xlabel: str, ylabel: str) -> None:
+    """`plot_sweep` on axes of a figure; at least one line has a point."""
     for index, (label, pairs) in enumerate(lines.items()):
         colour, xs = CURVES[index % len(CURVES)], [x for x, _ in pairs]
         means = [sum(values) / len(values) for _, values in pairs]
@@ -279,9 +288,7 @@ def plot_sweep(
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.grid(color='#dddddd', linewidth=0.5)
-    axes.legend(frameon=False)
     axes.spines[['top', 'right']].set_visible(False)
-    _save(path, figure)
 
 
 def plot_bars(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], xlabel: str, title: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pic_jax.data.examples import TokenisedRecord
 from pic_jax.errors import ConfigError
-from pic_jax.evaluation.controls import WITHOUT_MEMORY
+from pic_jax.evaluation.controls import without_memory
 from pic_jax.evaluation.costs import Cost, costs
 from pic_jax.evaluation.harness import Row, evaluate, methods_of, score
 from pic_jax.nested import served_ratios, trainable_at
@@ -44,7 +44,7 @@ def tables_at(
     Controls that do not depend on it have rows in the first table only, and count in the shares of the gap in all.
     """
     methods = methods_of(run)
-    fixed = [name for name in methods if name in WITHOUT_MEMORY] if len(ratios) > 1 else []
+    fixed = without_memory(methods) if len(ratios) > 1 else []
     known = score(run, trainable, records[:limit], fixed, limit) if fixed else {}
     found = []
     for ratio in ratios:

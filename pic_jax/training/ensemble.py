@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from pic_jax.config import RunConfig, to_mapping
 from pic_jax.data.examples import packed
@@ -14,10 +15,11 @@ from pic_jax.data.loader import Batches
 from pic_jax.data.prepare import prepare
 from pic_jax.errors import ConfigError
 from pic_jax.run import Run, check_fits
-from pic_jax.training.loop import initial_trainable, make_validation
 from pic_jax.training.objectives import compressor_loss
 from pic_jax.training.ratios import drawn_ratios, nested_losses
+from pic_jax.training.start import initial_trainable
 from pic_jax.training.step import init_state, make_ensemble_step
+from pic_jax.training.validation import make_validation
 from pic_jax.training.workdir import flat
 from pic_jax.training.writers import Record
 
@@ -69,6 +71,8 @@ def train_members(runs: Sequence[Run], note: Callable[[str], None]) -> tuple[lis
     steps_all = {ratio: make_ensemble_step(loss, config.optimizer, config.train) for ratio, loss in losses.items()}
     peaks_E = jnp.array([run.config.optimizer.learning_rate for run in runs], jnp.float32)
     states_E = stack([init_state(initial_trainable(run), config.optimizer, config.train.steps) for run in runs])
+    # Where the step leaves them: it would be compiled again for states that lie elsewhere.
+    peaks_E, states_E = jax.device_put((peaks_E, states_E), NamedSharding(first.mesh, PartitionSpec()))
     validate = make_validation(first, records['validation'])
     curves: list[list[Record]] = [[] for _ in runs]
     errors: list[str | None] = [None] * len(runs)

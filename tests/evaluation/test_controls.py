@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pic_jax.evaluation.controls import CONTROLS, control_view
+from pic_jax.evaluation.controls import CONTROLS, control_view, without_memory
 from pic_jax.memory import Memory
 from pic_jax.models.decoder import Decoder
 
@@ -73,3 +73,16 @@ def test_truncation_keeps_no_more_words_than_there_are(tiny_config, random_param
         view = control_view(name, decoder, base, jnp.asarray(TOKENS[1:2]), jnp.asarray(LENGTHS[1:2]), memory, memory)
         assert view.memory.valid.tolist() == [[True, True, True, False]]
         np.testing.assert_array_equal(view.memory.embeddings[0, :3], base['embed_tokens']['embedding'][TOKENS[1, :3]])
+
+
+def test_a_control_without_memory_needs_none(tiny_config, random_params):
+    """A control that looks at an attribute of None fails, and one that hands on what it was given gives None."""
+    decoder = Decoder(tiny_config())
+    base, found = random_params(decoder), []
+    for name in CONTROLS:
+        try:
+            view = control_view(name, decoder, base, jnp.asarray(TOKENS), jnp.asarray(LENGTHS), None, None)
+        except AttributeError:
+            continue
+        found += [name] if view.memory is not None else []
+    assert without_memory(['pic', *CONTROLS]) == found == ['full_context', 'no_context']

@@ -47,13 +47,13 @@ def test_useful_operations_leave_out_exactly_the_pairs_that_are_masked(tiny_conf
     found = flops.compression_flops(compressor, base, trainable, 24)
     tokens, lengths = jnp.zeros((1, 24), jnp.int32), jnp.array([24])
     assert found.executed == flops.count_flops(compressor.compress, base, trainable, tokens, lengths)
-    layout = make_layout(config, config.window or 24)
+    layout = make_layout(config, config.window or config.chunk_size or 24)
     mask = layout.dense_mask()
     n = layout.num_tokens
     mask = {'icformer': mask[n:], 'mean_pool': mask[:n, :n]}.get(config.method, mask)
     layers = 3 if config.method == 'icformer' else 2
-    windows = 24 // n
-    assert found.executed - found.useful == windows * (~mask).sum() * layers * 4 * (4 * 8)
+    rows = 24 // (config.chunk_size or n)  # what is encoded on its own: a window, or an independent chunk
+    assert found.executed - found.useful == rows * (~mask).sum() * layers * 4 * (4 * 8)
     assert 0 < found.useful < found.executed
 
 

@@ -45,7 +45,7 @@ def test_probabilities_times_values_are_the_layers_output(make_run, tokens):
     decoder, config, layout = run.decoder, run.decoder.config, make_layout(run.compressor.config, N_TOKENS)
     positions_BS = jnp.asarray(layout.positions(np.full(3, N_TOKENS)))
     mask_1SS = jnp.asarray(layout.dense_mask())[None]
-    variables, x_BSD = run.compressor.encoder_input(run.base, trainable, tokens, layout.embedding_index)
+    variables, x_BSD = run.compressor.encoder_input(run.base, trainable, tokens, layout.embedding_index[None])
     hidden_BSD, _ = decoder.apply(variables, x_BSD, positions_BS, mask_1SS)
     cos_sin = rotation(config.rope, config.head_dim, positions_BS, decoder.dtype)
     block, means = Block(config, decoder.dtype, decoder.param_dtype), []

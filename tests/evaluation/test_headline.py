@@ -5,7 +5,9 @@ from pathlib import Path
 
 import headline
 import headline_report as report
+import pages
 import pytest
+from headline_peers import peers_block
 
 STEPS = report.COSTS['steps']
 METRIC = 'nats_per_token'
@@ -53,10 +55,14 @@ def test_the_spread_is_mean_and_range():
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
     path = tmp_path / 'page.md'
-    path.write_text('before\n<!-- headline: begin -->\nold\n<!-- headline: end -->\nafter\n')
-    report.write_between_marks(path, 'new')
-    report.write_between_marks(path, 'newer')
-    assert path.read_text() == 'before\n<!-- headline: begin -->\nnewer\n<!-- headline: end -->\nafter\n'
+    marked = '<!-- {0}: begin -->\n{{}}\n<!-- {0}: end -->\n'
+    around = f'before\n{marked.format("headline")}between\n{marked.format("other")}after\n'
+    path.write_text(around.format('old', 'old'))
+    pages.write_between_marks(path, 'headline', 'new')
+    pages.write_between_marks(path, 'headline', 'newer')
+    assert path.read_text() == around.format('newer', 'old')
+    pages.write_between_marks(path, 'other', 'new')
+    assert path.read_text() == around.format('newer', 'new')
 
 
 def trials(ratio=4, **nats):
@@ -161,6 +167,7 @@ def test_word_lists_are_found_in_rows_of_either_kind():
 def test_the_readme_shows_the_stored_rows():
     text = (Path(__file__).parents[2] / 'README.md').read_text()
     assert report.readme_block() in text
+    assert peers_block() in text
 
 
 def test_peers_are_trained_at_4x_and_keys_and_values_skip_words():
@@ -168,10 +175,12 @@ def test_peers_are_trained_at_4x_and_keys_and_values_skip_words():
         label: headline.Training('main', label, headline.methods()[label], 0, 1e-3).stages() for label in headline.PEERS
     }
     assert stages['icformer'] == stages['mean_pool'] == [('words', 4), ('pretrain', 4), ('qa', 4)]
-    assert stages['kv500x'] == [('pretrain', 4), ('qa', 4)]
+    assert stages['kv500x'] == stages['kv500x_windowed'] == [('pretrain', 4), ('qa', 4)]
     for label in headline.PEERS:
         training = headline.Training('main', label, headline.methods()[label], 0, 1e-3)
         for stage, ratio in training.stages():
             run = headline.open_stage(training, stage, ratio, '')
-            assert run.config.compressor.method == label
-            assert run.config.compressor.projector == ('none' if label == 'kv500x' else 'linear')
+            compressor, method = run.config.compressor, headline.without_window(label)
+            assert compressor.method == method
+            assert compressor.window == (16 if label != method else None)
+            assert compressor.projector == ('none' if method == 'kv500x' else 'linear')
