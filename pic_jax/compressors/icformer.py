@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from pic_jax.budget import num_embeddings
 from pic_jax.compressors.base import SPECIALS
 from pic_jax.compressors.projector import init_projector, project
-from pic_jax.compressors.slots import compress_windows
+from pic_jax.compressors.slots import compress_windows, first_vectors
 from pic_jax.config import CompressorConfig, DecoderConfig, RopeConfig
 from pic_jax.masks import Layout, make_layout
 from pic_jax.memory import Memory
 from pic_jax.models.attention import attend
-from pic_jax.models.decoder import Decoder, Linear, Mlp, Params, RMSNorm
+from pic_jax.models.decoder import RESIDUAL, Decoder, Linear, Mlp, Params, RMSNorm
+from pic_jax.models.partitioning import constrain
 from pic_jax.models.rope import rotate, rotation
 
 RMS_NORM_EPS = 1e-6  # of the paper's configuration
@@ -64,7 +65,7 @@ class Layer(nn.Module):
         mlp = Mlp(self.config, self.dtype, self.param_dtype, name='mlp')
         context_RSD = norm('context_layernorm')(context_RSD)
         x_RkD = x_RkD + attention(norm('input_layernorm')(x_RkD), context_RSD, query_rotation, key_rotation, mask_RkS)
-        return x_RkD + mlp(norm('post_attention_layernorm')(x_RkD)), None
+        return constrain(x_RkD + mlp(norm('post_attention_layernorm')(x_RkD)), *RESIDUAL), None
 
 
 class Digester(nn.Module):
@@ -162,12 +163,11 @@ class ICFormer:
         return slice(layout.num_tokens, None), slice(None)
 
     def encode_windows(
-        self, base, trainable, layout: Layout, tokens_Rn, positions_RS, mask_RTS
+        self, base, trainable, embedding_index_Ck, tokens_Rn, positions_RS, mask_RTS
     ) -> dict[str, jax.Array]:
-        """Final digests of R windows."""
+        """Final digests of R windows or chunks."""
         words_RnD = self.decoder.apply({'params': base}, tokens_Rn, method='embed')
-        digests_kD = trainable['memory_embeddings'][layout.embedding_index]
-        digests_RkD = jnp.broadcast_to(digests_kD[None], (tokens_Rn.shape[0], *digests_kD.shape))
+        digests_RkD = first_vectors(trainable['memory_embeddings'], embedding_index_Ck, len(tokens_Rn))
         weights = {'params': trainable['icformer']}
         states_RkD = self.digester.apply(weights, digests_RkD, words_RnD, positions_RS, mask_RTS)
         return {'embeddings': project(trainable['projector'], states_RkD)}

@@ -31,10 +31,10 @@ class KeyValueCompressor(LLMCompressor):
         return {'keys': shape, 'values': shape}
 
     def encode(
-        self, base, trainable, tokens_Rn, embedding_index_k, positions_RS, mask_RTS, past: KeyValues | None = None
+        self, base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask_RTS, past: KeyValues | None = None
     ) -> tuple[dict[str, jax.Array], KeyValues]:
         """As `LLMCompressor.encode`; keys are taken before RoPE."""
-        variables, x_RSD = self.encoder_input(base, trainable, tokens_Rn, embedding_index_k)
+        variables, x_RSD = self.encoder_input(base, trainable, tokens_Rn, embedding_index_Ck)
         (_, key_values), captured = self.decoder.apply(
             variables, x_RSD, positions_RS, mask_RTS, past, mutable=['unrotated']
         )

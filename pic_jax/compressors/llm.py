@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from pic_jax.budget import num_embeddings
 from pic_jax.compressors.base import check_positions, init_specials, like_words
 from pic_jax.compressors.projector import init_projector, project
-from pic_jax.compressors.slots import compress_windows
+from pic_jax.compressors.slots import compress_windows, first_vectors
 from pic_jax.config import CompressorConfig, DecoderConfig
 from pic_jax.masks import Layout, make_layout
 from pic_jax.memory import Memory
@@ -61,35 +61,34 @@ class LLMCompressor:
         return slice(None), slice(None)
 
     def encode_windows(
-        self, base, trainable, layout: Layout, tokens_Rn, positions_RS, mask_RTS
+        self, base, trainable, embedding_index_Ck, tokens_Rn, positions_RS, mask_RTS
     ) -> dict[str, jax.Array]:
-        """What the slots of R windows hold, [R, k, ...]."""
-        check_positions(self.decoder, layout.num_positions)
-        return self.encode(base, trainable, tokens_Rn, layout.embedding_index, positions_RS, mask_RTS)[0]
+        """What the slots of R windows or chunks hold, [R, k, ...]."""
+        return self.encode(base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask_RTS)[0]
 
     def encode(
-        self, base, trainable, tokens_Rn, embedding_index_k, positions_RS, mask_RTS, past: KeyValues | None = None
+        self, base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask_RTS, past: KeyValues | None = None
     ) -> tuple[dict[str, jax.Array], KeyValues]:
         """The encoder itself, on [n tokens][k slots].
 
         Args:
-          embedding_index_k: which learned vector each slot starts from.
+          embedding_index_Ck: which learned vector each slot starts from; C = R, or 1 for all rows.
           positions_RS, mask_RTS: position ids and mask of the n + k positions (keys: [past][these]).
           past: keys and values of earlier memory.
 
         Returns:
           what the slots hold, [R, k, ...] by field of `Memory`, and keys and values of all n + k positions.
         """
-        variables, x_RSD = self.encoder_input(base, trainable, tokens_Rn, embedding_index_k)
+        variables, x_RSD = self.encoder_input(base, trainable, tokens_Rn, embedding_index_Ck)
         hidden_RSD, key_values = self.decoder.apply(variables, x_RSD, positions_RS, mask_RTS, past)
         slots_RkD = project(trainable['projector'], hidden_RSD[:, tokens_Rn.shape[1] :])
         return {'embeddings': slots_RkD}, key_values
 
-    def encoder_input(self, base, trainable, tokens_Rn, embedding_index_k) -> tuple[dict[str, Any], jax.Array]:
+    def encoder_input(self, base, trainable, tokens_Rn, embedding_index_Ck) -> tuple[dict[str, Any], jax.Array]:
         """The adapted decoder's variables, and the embeddings [R, n + k, D] of [n tokens][k slots]."""
         tokens_RnD = self.decoder.apply({'params': base}, tokens_Rn, method='embed')
-        slots_kD = trainable['memory_embeddings'][embedding_index_k].astype(self.decoder.dtype)
-        slots_RkD = jnp.broadcast_to(slots_kD[None], (tokens_Rn.shape[0], *slots_kD.shape))
+        table_MD = trainable['memory_embeddings'].astype(self.decoder.dtype)
+        slots_RkD = first_vectors(table_MD, embedding_index_Ck, len(tokens_Rn))
         variables = adapted(base, trainable['lora'], self.config.lora)
         return variables, jnp.concatenate([tokens_RnD, slots_RkD], axis=1)
 

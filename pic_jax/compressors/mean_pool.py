@@ -50,11 +50,10 @@ class MeanPool:
         return slice(layout.num_tokens), slice(layout.num_tokens)
 
     def encode_windows(
-        self, base, trainable, layout: Layout, tokens_Rn, positions_RS, mask_RTS
+        self, base, trainable, embedding_index_Ck, tokens_Rn, positions_RS, mask_RTS
     ) -> dict[str, jax.Array]:
-        """Projected means of R windows."""
-        check_positions(self.decoder, _num_positions(layout))
-        r, n, k = self.config.ratio, layout.num_tokens, layout.num_slots
+        """Projected means of R windows or chunks."""
+        r, n, k = self.config.ratio, tokens_Rn.shape[1], embedding_index_Ck.shape[1]
         words_RnD = self.decoder.apply({'params': base}, tokens_Rn, method='embed')
         variables = adapted(base, trainable['lora'], self.config.lora)
         hidden_RnD, _ = self.decoder.apply(variables, words_RnD, positions_RS[:, :n], mask_RTS)
@@ -69,10 +68,5 @@ class MeanPool:
 
     def check_length(self, num_tokens: int) -> None:
         """Refuses contexts that pass the model's positions."""
-        window = min(num_tokens, self.config.window or num_tokens)
-        check_positions(self.decoder, _num_positions(make_layout(self.config, window)))
-
-
-def _num_positions(layout: Layout) -> int:
-    """How many position ids the tokens of a full window use."""
-    return int(layout.position[: layout.num_tokens].max()) + 1
+        layout = make_layout(self.config, min(num_tokens, self.config.window or num_tokens))
+        check_positions(self.decoder, int(layout.position[: layout.num_tokens].max()) + 1)  # slots have none

@@ -1,19 +1,21 @@
 """From contexts to windows, from windows to encoded slots, and from these to the memory that a decoder reads."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pic_jax.compressors import windows
 from pic_jax.config import CompressorConfig, DecoderConfig
 from pic_jax.masks import Layout, make_layout
 from pic_jax.memory import Memory
 from pic_jax.models.decoder import Params
+from pic_jax.models.partitioning import constrain, merge_parts, split_parts
 
 
 class WindowEncoder(Protocol):
-    """What differs between the methods that encode windows. R windows of n tokens and k slots."""
+    """What differs between the methods that encode windows. R rows of n tokens and k slots."""
 
     config: CompressorConfig
 
@@ -26,14 +28,31 @@ class WindowEncoder(Protocol):
         """Which of the Layout's positions are the T queries and the S keys of the encoder's attention."""
         ...
 
+    def check_length(self, num_tokens: int) -> None:
+        """Refuses contexts that do not fit."""
+        ...
+
     def encode_windows(
-        self, base: Params, trainable: dict[str, Any], layout: Layout, tokens_Rn, positions_RS, mask_RTS
+        self, base: Params, trainable: dict[str, Any], embedding_index_Ck, tokens_Rn, positions_RS, mask_RTS
     ) -> dict[str, jax.Array]:
         """What the slots hold, [R, k, ...] by field of `Memory`.
 
+        embedding_index_Ck: which learned vector each slot starts from; C = R, or 1 for all rows.
         positions_RS: ids of [n tokens][k slots]; mask_RTS: bool, of `sight`.
         """
         ...
+
+
+class Parts(NamedTuple):
+    """How a window falls into C parts of n tokens and k slots each, which are encoded on their own.
+
+    layout: of a part. place: [C, n + k] which position of the window stands where, -1 for none. embedding_index: [C, k]
+    which learned vector each slot starts from.
+    """
+
+    layout: Layout
+    place: np.ndarray
+    embedding_index: np.ndarray
 
 
 def compress_windows(
@@ -41,24 +60,61 @@ def compress_windows(
 ) -> Memory:
     """Cuts contexts into windows, encodes all of them in one masked pass, and joins what the true lengths pay for.
 
+    Where chunks are independent they become rows of their own, and no mask is larger than a chunk.
+
     Raises:
       ConfigError: the padded context does not fit the compressor's slots or the model's positions.
     """
     config = encoder.config
-    parts = windows.split(config, tokens_BS, lengths_B)
-    B, W, n = parts.tokens.shape
-    layout, lengths_R = make_layout(config, n), parts.lengths.reshape(B * W)
-    queries, keys = encoder.sight(layout)
-    valid_RS = layout.valid(lengths_R)
-    mask_RTS = layout.dense_mask(queries, keys)[None] & valid_RS[:, None, keys]
-    tokens_Rn, positions_RS = parts.tokens.reshape(B * W, n), layout.positions(lengths_R)
-    vectors = encoder.encode_windows(base, trainable, layout, tokens_Rn, positions_RS, mask_RTS)
-    valid_BM = valid_RS[:, n:].reshape(B, -1)
-    slot_start_Wk = parts.starts[..., None] + layout.cells.source[n:][None, None]
-    spread_BM = slot_start_Wk.reshape(B, -1) + (config.ratio - 1) // 2
-    arrays = [array.reshape(B, -1, *array.shape[2:]) for array in vectors.values()]
-    valid_BM, spread_BM, *arrays = windows.pack_valid(valid_BM, spread_BM, *arrays)
+    encoder.check_length(tokens_BS.shape[1])
+    cut = windows.split(config, tokens_BS, lengths_B)
+    B, W, n = cut.tokens.shape
+    layout, parts = make_layout(config, n), parts_of(config, n)
+    C, c = len(parts.place), parts.layout.num_tokens
+    tokens_BPn = jnp.pad(cut.tokens, ((0, 0), (0, 0), (0, C * c - n))).reshape(B, W * C, c)
+    # Whole on every device: slots are counted over all parts of a row.
+    starts_BW, lengths_BW = (constrain(x, 'batch', 'length') for x in (cut.starts, cut.lengths))
+    lengths_BW11 = lengths_BW[..., None, None]
+    source_CS, start_CS, size_CS, position_CS = (
+        np.where(parts.place < 0, missing, field[parts.place])
+        for field, missing in (
+            (layout.cells.source, n), (layout.span_start, 0), (layout.span_size, 0), (layout.position, 0)
+        )
+    )  # fmt: skip
+    valid_BWCS = source_CS[None, None] < lengths_BW11
+    positions_BWCS = position_CS[None, None] + (lengths_BW11 - start_CS[None, None]).clip(0, size_CS[None, None])
+    valid_RS, positions_RS = (merge_parts(x.reshape(B, W * C, x.shape[-1])) for x in (valid_BWCS, positions_BWCS))
+    queries, keys = encoder.sight(parts.layout)
+    mask_RTS = parts.layout.dense_mask(queries, keys)[None] & valid_RS[:, None, keys]
+    index_Ck = parts.embedding_index[:1]
+    if config.memory_embeddings == 'per_window' and C > 1:
+        index_Ck = merge_parts(jnp.broadcast_to(np.tile(parts.embedding_index, (W, 1)), (B, W * C, index_Ck.shape[1])))
+    vectors = encoder.encode_windows(base, trainable, index_Ck, merge_parts(tokens_BPn), positions_RS, mask_RTS)
+    k = layout.num_slots
+    # The last chunk of a window may have places beyond the window's k slots.
+    arrays = [split_parts(x, B).reshape(B, W, -1, *x.shape[2:])[:, :, :k] for x in vectors.values()]
+    arrays = [x.reshape(B, W * k, *x.shape[3:]) for x in arrays]
+    source_k = layout.cells.source[n:]
+    valid_BM = constrain((source_k[None, None] < lengths_BW[..., None]).reshape(B, -1), 'batch', 'length')
+    spread_BM = (starts_BW[..., None] + source_k[None, None]).reshape(B, -1) + (config.ratio - 1) // 2
+    valid_BM, spread_BM, *arrays = windows.pack_valid(config, valid_BM, spread_BM, *arrays)
     return decoder_memory(config, dict(zip(vectors, arrays, strict=True)), spread_BM, valid_BM, lengths_B)
+
+
+def parts_of(config: CompressorConfig, n: int) -> Parts:
+    """The independent chunks of a window of n tokens, or the window itself."""
+    c = min(config.chunk_size, n) if config.chunk_local else n
+    window, layout, C = make_layout(config, n), make_layout(config, c), -(-n // c)
+    token_Cc, slot_Cm = (np.arange(C * size).reshape(C, size) for size in (c, layout.num_slots))
+    k = window.num_slots
+    place_CS = np.concatenate([np.where(token_Cc < n, token_Cc, -1), np.where(slot_Cm < k, n + slot_Cm, -1)], axis=1)
+    return Parts(layout, place_CS, window.embedding_index[np.minimum(slot_Cm, k - 1)])
+
+
+def first_vectors(table_MD: jax.Array, index_Ck: np.ndarray | jax.Array, R: int) -> jax.Array:
+    """[R, k, D] what the slots of R rows start from; index_Ck as in `WindowEncoder.encode_windows`."""
+    vectors_CkD = constrain(table_MD, 'slots', 'vector')[index_Ck]
+    return jnp.broadcast_to(vectors_CkD, (R, *vectors_CkD.shape[1:]))
 
 
 def decoder_memory(

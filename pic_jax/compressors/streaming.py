@@ -180,7 +180,7 @@ def _chunk_pass(
         base,
         trainable,
         tokens_1c,
-        layout.embedding_index + first_slot,
+        layout.embedding_index[None] + first_slot,
         layout.positions(length_1) + offset,
         mask_1TS,
         past,

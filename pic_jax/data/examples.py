@@ -93,15 +93,20 @@ def tokenise_records(
         )  # fmt: skip
         if record.prompt is not None:
             _check_lengths(tokenised, cfg, objectives, eos_id)
-        elif len(tokenised.context) - _reserved(cfg, objectives) < cfg.min_context:
+        elif len(tokenised.context) - reserved_tokens(cfg, objectives) < cfg.min_context:
             continue
         kept.append(tokenised)
     if records and not kept:
-        raise PicJaxError(
-            f'all {len(records)} documents are too short (the first is {records[0].source}): expected at least '
-            f'{cfg.min_context + _reserved(cfg, objectives)} tokens (data.min_context and the target of objective.lm)'
-        )
+        raise too_short(len(records), records[0].source, cfg, objectives)
     return kept, len(records) - len(kept)
+
+
+def too_short(count: int, first: str, cfg: DataConfig, objectives: Sequence[str]) -> PicJaxError:
+    """The error for a source whose documents all leave less than cfg.min_context; `first` names one of them."""
+    return PicJaxError(
+        f'all {count} documents are too short (the first is {first}): expected at least '
+        f'{cfg.min_context + reserved_tokens(cfg, objectives)} tokens (data.min_context and the target of objective.lm)'
+    )
 
 
 def make_example(
@@ -123,7 +128,7 @@ def make_example(
       eos_id: ends the targets of ae and ft; None leaves it out.
       rng: draws the start of the window in training; None in evaluation.
     """
-    reserved, length = _reserved(cfg, objectives), context_tokens(record, cfg, objectives)
+    reserved, length = reserved_tokens(cfg, objectives), context_tokens(record, cfg, objectives)
     start = 0
     if rng is not None and cfg.random_start:
         start = int(rng.integers(len(record.context) - reserved - length + 1))
@@ -139,11 +144,13 @@ def make_example(
     return Example(context, targets, record.prompt, record.golds, record.source)
 
 
-def packed(records: Sequence[TokenisedRecord], cfg: DataConfig, eos_id: int | None) -> list[TokenisedRecord]:
+def packed(records: Sequence[TokenisedRecord], cfg: DataConfig, eos_id: int | None) -> Sequence[TokenisedRecord]:
     """Up to cfg.questions_per_example questions on one context become one record: one compression, many answers.
 
     They are asked one after the other, as far as cfg.answer_length reaches; each is a pair with its own end token.
     """
+    if cfg.questions_per_example == 1:
+        return records  # unread: they may be on disk
     results: list[TokenisedRecord] = []
     room = 0
     for record in records:
@@ -183,10 +190,10 @@ def _answers(record: TokenisedRecord, eos: np.ndarray) -> Target:
 
 def context_tokens(record: TokenisedRecord, cfg: DataConfig, objectives: Sequence[str]) -> int:
     """Tokens of context in an example of the record."""
-    return min(cfg.context_length, len(record.context) - _reserved(cfg, objectives))
+    return min(cfg.context_length, len(record.context) - reserved_tokens(cfg, objectives))
 
 
-def _reserved(cfg: DataConfig, objectives: Sequence[str]) -> int:
+def reserved_tokens(cfg: DataConfig, objectives: Sequence[str]) -> int:
     """Tokens that must follow the context."""
     return cfg.target_length if 'lm' in objectives else 0
 

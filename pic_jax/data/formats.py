@@ -14,25 +14,29 @@ _CHARACTERS_PER_TOKEN = 6
 EXAMPLES = 4  # worked examples in the context of a question that comes without one
 
 
-def jsonl(text: str, file: str) -> Iterator[Record]:
+def lines_of(text: str) -> list[str]:
+    """The lines of a .jsonl text: JSON strings may hold characters that str.splitlines() takes for line ends."""
+    return text.split('\n')
+
+
+def jsonl(lines: Iterable[str], file: str) -> Iterator[Record]:
     """One record per line, with the fields of `records.from_fields`.
 
     Raises:
       PicJaxError: a line is not a record; the message has its number.
     """
-    for source, fields in json_lines(text, file):
+    for source, fields in json_lines(lines, file):
         if record := from_fields(fields, source):
             yield record
 
 
-def json_lines(text: str, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_lines(lines: Iterable[str], file: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """('file:line', object) of every line that is not blank.
 
     Raises:
       PicJaxError: a line is not a JSON object; the message has its number.
     """
-    # JSON strings may hold characters that str.splitlines() takes for line ends.
-    for number, line in enumerate(text.split('\n'), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         source = f'{file}:{number}'

@@ -28,8 +28,13 @@ class Batches:
         eos_id: int | None,
         batch_size: int,
         seed: int,
+        rows: range | None = None,
     ):
         """See `examples.make_example`.
+
+        Args:
+          rows: the rows of every batch to draw, where other processes draw the others; all by default. Contexts are
+            then padded to the last bucket, since no process knows the longest context of the others.
 
         Raises:
           PicJaxError: there are no records.
@@ -39,7 +44,8 @@ class Batches:
             raise PicJaxError('there are no records to train on')
         if not 0 <= seed < 2**32:
             raise ConfigError(f'seed={seed} is not valid: expected 0 to {2**32 - 1}')
-        self._cfg, self._objectives, self._batch_size = cfg, tuple(objectives), batch_size
+        self._objectives, self._batch_size, self._rows = tuple(objectives), batch_size, rows or range(batch_size)
+        self._cfg = cfg if len(self._rows) == batch_size else dataclasses.replace(cfg, buckets=())
 
         def draw(index: int, rng: np.random.Generator) -> tuple[int, Example]:
             return index, make_example(records[index], cfg, objectives, eos_id, rng)
@@ -59,8 +65,8 @@ class Batches:
         if step < 0:
             raise IndexError(f'step={step} is not valid: expected at least 0')
         first = step * self._batch_size
-        drawn = [self._examples[first + row] for row in range(self._batch_size)]
-        return _collate(drawn, self._cfg, self._objectives, self._batch_size)
+        drawn = [self._examples[first + row] for row in self._rows]
+        return _collate(drawn, self._cfg, self._objectives, len(self._rows))
 
 
 def eval_batches(

@@ -1,9 +1,10 @@
 """From a data configuration to token records, split into train, validation and test."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pic_jax.config import DataConfig
-from pic_jax.data import generator, readers
+from pic_jax.data import generator, readers, token_shards
 from pic_jax.data.examples import TokenisedRecord, tokenise_records
 from pic_jax.data.tokenise import Template
 
@@ -18,15 +19,19 @@ def prepare(
     template: Template,
     eos_id: int | None,
     splits: tuple[str, ...] = ('train', 'validation', 'test'),
-) -> tuple[dict[str, list[TokenisedRecord]], int]:
+) -> tuple[dict[str, Sequence[TokenisedRecord]], int]:
     """Reads, splits and encodes the source; without the `ft` objective only its distinct contexts are used.
+
+    Documents of an `arrayrecord:` source are encoded already and stay on disk; each counts, also where two are equal.
 
     Returns:
       the records of each split, and how many documents were left out as too short.
 
     Raises:
-      PicJaxError, ConfigError: as `readers.read`, `readers.split` and `tokenise_records`.
+      PicJaxError, ConfigError: as `readers.read`, `readers.split` and `tokenise_records`, or `token_shards.prepare`.
     """
+    if cfg.source.startswith(token_shards.PREFIX):
+        return token_shards.prepare(cfg, objectives, tokenizer, splits)
     if cfg.source == 'generated':
         sizes = {'train': cfg.size, 'validation': cfg.validation, 'test': cfg.test}
         parts = {name: generator.generate(cfg.corpus, name, sizes[name], cfg.seed) for name in splits}

@@ -76,18 +76,31 @@ def split(records: list[Record], validation: int, test: int) -> dict[str, list[R
       ConfigError: nothing would be left to train on, or a count is negative.
     """
     groups = list(dict.fromkeys(record.group for record in records))
-    train = len(groups) - validation - test
-    if train <= 0 or validation < 0 or test < 0:
-        raise ConfigError(
-            f'data.validation={validation} and data.test={test} are not valid: expected a sum below '
-            f'the {len(groups)} groups of the source, so that some are left to train on'
-        )
-    sides = ['train'] * train + ['validation'] * validation + ['test'] * test
-    side_of = dict(zip(groups, sides, strict=True))
-    parts = {'train': [], 'validation': [], 'test': []}
+    sides = split_ranges(len(groups), validation, test)
+    side_of = {groups[place]: name for name, places in sides.items() for place in places}
+    parts = {name: [] for name in sides}
     for record in records:
         parts[side_of[record.group]].append(record)
     return parts
+
+
+def split_ranges(groups: int, validation: int, test: int) -> dict[str, range]:
+    """Which of so many groups are `train`, `validation` and `test`.
+
+    Raises:
+      ConfigError: nothing would be left to train on, or a count is negative.
+    """
+    train = groups - validation - test
+    if train <= 0 or validation < 0 or test < 0:
+        raise ConfigError(
+            f'data.validation={validation} and data.test={test} are not valid: expected a sum below '
+            f'the {groups} groups of the source, so that some are left to train on'
+        )
+    return {
+        'train': range(train),
+        'validation': range(train, train + validation),
+        'test': range(train + validation, groups),
+    }
 
 
 def documents(records: list[Record]) -> list[Record]:
@@ -103,11 +116,11 @@ def _read_file(source: str, window: int) -> list[Record]:
     if path.suffix not in ('.jsonl', '.json', '.txt', '.md'):
         raise ConfigError(
             f'data.source={source!r} is not valid: expected a .jsonl, .json, .txt or .md file, '
-            'hub:owner/name[:config[:split]] or generated'
+            'hub:owner/name[:config[:split]], arrayrecord:folder or generated'
         )
-    text = _read_text(path)
+    text = read_text(path)
     if path.suffix == '.jsonl':
-        return list(formats.jsonl(text, path.name))
+        return list(formats.jsonl(formats.lines_of(text), path.name))
     if path.suffix == '.json':
         return list(formats.squad(text, path.name))
     return list(formats.passages(text, path.name, window))
@@ -129,11 +142,11 @@ def read_contexts(file: str) -> list[tuple[str, str]]:
             raise PicJaxError('standard input is empty')
         return [('-', text)]
     path = expand(file)
-    text = _read_text(path)
+    text = read_text(path)
     if path.suffix != '.jsonl':
         return [(path.name, text)]
     named = []
-    for source, fields in formats.json_lines(text, path.name):
+    for source, fields in formats.json_lines(formats.lines_of(text), path.name):
         value = fields.get('text' if 'text' in fields else context_field(fields))
         if not isinstance(value, str) or not value.strip():
             raise PicJaxError(f'{source}: expected a text or context that is not blank')
@@ -141,7 +154,12 @@ def read_contexts(file: str) -> list[tuple[str, str]]:
     return named
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The whole of a text file.
+
+    Raises:
+      PicJaxError: it cannot be read, is not UTF-8, or is blank.
+    """
     try:
         text = path.read_text(encoding='utf-8-sig')
     except OSError as error:
@@ -156,10 +174,19 @@ def _read_text(path: Path) -> str:
 def _download(source: str) -> 'datasets.Dataset':
     import datasets
 
-    name, config, split, *_ = [*source.removeprefix('hub:').split(':', 2), '', '']
-    split = split or 'train'
+    name, config, split = hub_parts(source)
     try:
-        return datasets.load_dataset(name, config or None, split=split)
+        return datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the hub client raises many unrelated types
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PicJaxError(f'{source}: split {split} cannot be loaded ({reason})') from error
+        raise PicJaxError(f'{source}: split {split} cannot be loaded ({first_line(error)})') from error
+
+
+def hub_parts(source: str) -> tuple[str, str | None, str]:
+    """Name, config (None: the only one) and split of `hub:owner/name[:config[:split]]`."""
+    name, config, split, *_ = [*source.removeprefix('hub:').split(':', 2), '', '']
+    return name, config or None, split or 'train'
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -60,6 +60,7 @@ def from_fields(fields: Mapping[str, Any], source: str) -> Record | None:
             'expected text, or context (or input) with prompt (or question) and answers (or answer)'
         )
     context, prompt = (_string(fields, name, source) for name in (text, question))
+    prompt = prompt.strip()  # some of SQuAD's questions stand behind long runs of spaces
     if not context.strip():
         raise PicJaxError(f'{source}: {text} is blank: expected the text that answers the question')
     answers = _answers(fields[answer], f'{source}: {answer}')

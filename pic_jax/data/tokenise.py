@@ -1,6 +1,8 @@
 """Tokenizers, and the prompt templates that put a question around a memory."""
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _MEMORY, _PROMPT = 'MEMORYMARK', 'PROMPTMARK'
+# Where tokenizers of one vocabulary differ: the start of a text, spaces in a row and at ends, digits, capitals, accents
+# whole and combined, quotes, line ends, other scripts, what is in no vocabulary.
+PROBES = (
+    'start',
+    " A  line, 12345.67 CAPITALS don't na\u00efve cafe\u0301 \u201cquoted\u201d\n\n\tend\u3000\u6771\u4eac \U0001f642 ",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +65,17 @@ def load_tokenizer(folder: str | Path) -> 'PreTrainedTokenizerBase':
 def encode(tokenizer: 'PreTrainedTokenizerBase', text: str) -> np.ndarray:
     """`text` as int32 ids [n] without special tokens."""
     return np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)['input_ids'], np.int32)
+
+
+def fingerprint(tokenizer: 'PreTrainedTokenizerBase') -> str:
+    """sha256, in hex, of what decides the ids of a text: the vocabulary by id, and the ids of PROBES.
+
+    It does not depend on how the files of the tokenizer are written, nor on its chat template.
+    """
+    vocabulary = sorted([index, token] for token, index in tokenizer.get_vocab().items())
+    probed = [encode(tokenizer, text).tolist() for text in PROBES]
+    text = json.dumps([vocabulary, probed], ensure_ascii=False, separators=(',', ':'))
+    return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()
 
 
 def encode_question(

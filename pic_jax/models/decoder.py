@@ -14,9 +14,11 @@ import jax.numpy as jnp
 
 from pic_jax.config import DecoderConfig
 from pic_jax.models.attention import attend
+from pic_jax.models.partitioning import constrain
 from pic_jax.models.rope import rotate, rotation
 
 Params = dict[str, Any]
+RESIDUAL = ('batch', 'length', 'vector')
 _INIT = nn.initializers.normal(0.02)
 
 
@@ -77,7 +79,8 @@ class Attention(nn.Module):
 
         def heads(name, count):
             y = linear(name, count * config.head_dim)(x_BTD)
-            return y.reshape(*y.shape[:-1], count, config.head_dim)
+            y = y.reshape(*y.shape[:-1], count, config.head_dim)
+            return constrain(y, 'batch', 'length', 'heads', 'head_dim')
 
         q_BTNH = rotate(heads('q_proj', config.num_attention_heads), *cos_sin)
         k_BTKH = heads('k_proj', config.num_key_value_heads)
@@ -105,7 +108,8 @@ class Mlp(nn.Module):
 
         gate_BTF = linear('gate_proj', self.config.intermediate_size)(x_BTD)
         up_BTF = linear('up_proj', self.config.intermediate_size)(x_BTD)
-        return linear('down_proj', self.config.hidden_size)(nn.silu(gate_BTF) * up_BTF)
+        inner_BTF = constrain(nn.silu(gate_BTF) * up_BTF, 'batch', 'length', 'mlp')
+        return linear('down_proj', self.config.hidden_size)(inner_BTF)
 
 
 class Block(nn.Module):
@@ -121,8 +125,8 @@ class Block(nn.Module):
         attention = Attention(self.config, self.dtype, self.param_dtype, name='self_attn')
         mlp = Mlp(self.config, self.dtype, self.param_dtype, name='mlp')
         out_BTD, key_values = attention(norm('input_layernorm')(x_BTD), past, cos_sin, mask_BTS)
-        x_BTD = x_BTD + out_BTD
-        x_BTD = x_BTD + mlp(norm('post_attention_layernorm')(x_BTD))
+        x_BTD = constrain(x_BTD + out_BTD, *RESIDUAL)
+        x_BTD = constrain(x_BTD + mlp(norm('post_attention_layernorm')(x_BTD)), *RESIDUAL)
         return x_BTD, key_values
 
 
@@ -158,7 +162,9 @@ class Decoder(nn.Module):
 
     def embed(self, ids_BT: jax.Array) -> jax.Array:
         """[B, T, D] word embeddings of int32 ids."""
-        return self.embed_tokens(ids_BT)
+        # D is gathered first, as for every other matrix: looking up parts of words would move activations instead.
+        table_VD = constrain(self.embed_tokens.embedding.astype(self.dtype), 'vocab', 'vector')
+        return constrain(jnp.take(table_VD, ids_BT, axis=0), *RESIDUAL)
 
     def __call__(
         self, x_BTD: jax.Array, positions_BT: jax.Array, mask_BTS: jax.Array, past: KeyValues | None = None
@@ -175,14 +181,15 @@ class Decoder(nn.Module):
           hidden [B, T, D] in the compute dtype, and the keys and values of these T positions.
         """
         cos_sin = rotation(self.config.rope, self.config.head_dim, positions_BT, self.dtype)
-        x_BTD, key_values = self.layers(x_BTD.astype(self.dtype), past, cos_sin, mask_BTS)
+        x_BTD = constrain(x_BTD.astype(self.dtype), *RESIDUAL)
+        x_BTD, key_values = self.layers(x_BTD, past, cos_sin, mask_BTS)
         return self.norm(x_BTD), key_values
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """[B, T, V] float32 next-token logits."""
-        if self.config.tie_word_embeddings:
-            return self.embed_tokens.attend(hidden_BTD).astype(jnp.float32)
-        return self.lm_head(hidden_BTD).astype(jnp.float32)
+        tied = self.config.tie_word_embeddings
+        logits_BTV = self.embed_tokens.attend(hidden_BTD) if tied else self.lm_head(hidden_BTD)
+        return constrain(logits_BTV.astype(jnp.float32), 'batch', 'length', 'vocab')
 
     def forward(self, ids_BT: jax.Array) -> jax.Array:
         """[B, T, V] logits of plain text: ids at positions 0 .. T-1 under a causal mask."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,13 @@ def sample(logits_BV: jax.Array, sampling: Sampling, key: jax.Array) -> jax.Arra
     return jax.random.categorical(key, filter_logits(logits_BV, sampling), axis=-1).astype(jnp.int32)
 
 
+class Cache(NamedTuple):
+    """With room for T tokens to come: keys and values, [L, B, S + T, K, H] each; and `valid`, [B, S + T] bool."""
+
+    key_values: KeyValues
+    valid: jax.Array
+
+
 @functools.partial(jax.jit, static_argnames=('decoder', 'max_new_tokens', 'eos_ids', 'sampling'))
 def generate(
     decoder: Decoder,
@@ -72,48 +80,68 @@ def generate(
       the number of tokens before the end token.
     """
     key = jax.random.key(0) if key is None else key
-    apply = functools.partial(decoder.apply, {'params': params})
-    hidden_BTD, prefill, valid_BS = read(decoder, params, inputs)
-    B, S = valid_BS.shape
-    last_B = last_valid(inputs.valid)
-    first_position_B = jnp.take_along_axis(inputs.positions, last_B[:, None], axis=1)[:, 0] + 1
-    hidden_B1D = jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)
+    hidden_B1D, first_position_B, cache = _prefill(decoder, params, inputs, max_new_tokens)
+    S = cache.valid.shape[1] - max_new_tokens
 
     def next_token(hidden_B1D, step):
-        logits_BV = apply(hidden_B1D, method='logits')[:, 0]
+        logits_BV = decoder.apply({'params': params}, hidden_B1D, method='logits')[:, 0]
         return sample(logits_BV, sampling, jax.random.fold_in(key, step))
 
-    def ended(token_B):
-        return jnp.isin(token_B, jnp.asarray(eos_ids, jnp.int32)) if eos_ids else jnp.zeros(B, bool)
-
-    room = ((0, 0), (0, 0), (0, max_new_tokens), (0, 0), (0, 0))
-    cache = KeyValues(jnp.pad(prefill.k, room), jnp.pad(prefill.v, room))
-    cache_valid_BS = jnp.pad(valid_BS, ((0, 0), (0, max_new_tokens)))
     token_B = next_token(hidden_B1D, 0)
-    tokens_BT = jnp.zeros((B, max_new_tokens), jnp.int32).at[:, 0].set(token_B)
+    tokens_BT = jnp.zeros((len(token_B), max_new_tokens), jnp.int32).at[:, 0].set(token_B)
 
     def unfinished(state):
-        step, _, _, _, _, done_B = state
+        step, _, _, _, done_B = state
         return (step < max_new_tokens) & ~jnp.all(done_B)
 
     def advance(state):
-        step, cache, cache_valid_BS, tokens_BT, token_B, done_B = state
-        mask_B1S = jnp.concatenate([cache_valid_BS, jnp.ones((B, 1), bool)], axis=1)[:, None]
-        x_B1D = apply(token_B[:, None], method='embed')
-        hidden_B1D, new = apply(x_B1D, first_position_B[:, None] + step - 1, mask_B1S, cache)
-        at = (0, 0, S + step - 1, 0, 0)
-        cache = KeyValues(
-            jax.lax.dynamic_update_slice(cache.k, new.k, at), jax.lax.dynamic_update_slice(cache.v, new.v, at)
-        )
-        cache_valid_BS = cache_valid_BS.at[:, S + step - 1].set(True)
+        step, cache, tokens_BT, token_B, done_B = state
+        hidden_B1D, cache = _read_token(decoder, params, token_B, first_position_B + step - 1, S + step - 1, cache)
         token_B = jnp.where(done_B, token_B, next_token(hidden_B1D, step))
         tokens_BT = tokens_BT.at[:, step].set(token_B)
-        return step + 1, cache, cache_valid_BS, tokens_BT, token_B, done_B | ended(token_B)
+        return step + 1, cache, tokens_BT, token_B, done_B | _ends(token_B, eos_ids)
 
-    state = (jnp.int32(1), cache, cache_valid_BS, tokens_BT, token_B, ended(token_B))
-    steps, _, _, tokens_BT, token_B, _ = jax.lax.while_loop(unfinished, advance, state)
+    state = (jnp.int32(1), cache, tokens_BT, token_B, _ends(token_B, eos_ids))
+    steps, _, tokens_BT, token_B, _ = jax.lax.while_loop(unfinished, advance, state)
     written_T = jnp.arange(max_new_tokens) < steps
-    tokens_BT = jnp.where(written_T[None], tokens_BT, token_B[:, None])
-    is_end_BT = ended(tokens_BT) if eos_ids else jnp.zeros_like(tokens_BT, bool)
-    lengths_B = jnp.where(jnp.any(is_end_BT, axis=1), jnp.argmax(is_end_BT, axis=1), max_new_tokens)
+    return _cut(jnp.where(written_T[None], tokens_BT, token_B[:, None]), eos_ids)
+
+
+def _prefill(
+    decoder: Decoder, params: Params, inputs: DecoderInput, max_new_tokens: int
+) -> tuple[jax.Array, jax.Array, Cache]:
+    """Reads the inputs: the last hidden state [B, 1, D] and the position behind it [B] of each row, and the cache."""
+    hidden_BTD, prefill, valid_BS = read(decoder, params, inputs)
+    last_B = last_valid(inputs.valid)
+    position_B = jnp.take_along_axis(inputs.positions, last_B[:, None], axis=1)[:, 0] + 1
+    hidden_B1D = jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)
+    room = ((0, 0), (0, 0), (0, max_new_tokens), (0, 0), (0, 0))
+    key_values = KeyValues(jnp.pad(prefill.k, room), jnp.pad(prefill.v, room))
+    return hidden_B1D, position_B, Cache(key_values, jnp.pad(valid_BS, ((0, 0), (0, max_new_tokens))))
+
+
+def _read_token(
+    decoder: Decoder, params: Params, token_B: jax.Array, position_B: jax.Array, place: jax.Array, cache: Cache
+) -> tuple[jax.Array, Cache]:
+    """Reads one more token of each row: its hidden state [B, 1, D], and the cache with the token at `place`."""
+    apply = functools.partial(decoder.apply, {'params': params})
+    seen_B1S = jnp.concatenate([cache.valid, jnp.ones((len(token_B), 1), bool)], axis=1)[:, None]
+    x_B1D = apply(token_B[:, None], method='embed')
+    hidden_B1D, new = apply(x_B1D, position_B[:, None], seen_B1S, cache.key_values)
+    at = (0, 0, place, 0, 0)
+    key_values = KeyValues(
+        *(jax.lax.dynamic_update_slice(old, one, at) for old, one in zip(cache.key_values, new, strict=True))
+    )
+    return hidden_B1D, Cache(key_values, cache.valid.at[:, place].set(True))
+
+
+def _ends(tokens: jax.Array, eos_ids: tuple[int, ...]) -> jax.Array:
+    """Which tokens end a row, bool of their shape."""
+    return jnp.isin(tokens, jnp.asarray(eos_ids, jnp.int32)) if eos_ids else jnp.zeros_like(tokens, bool)
+
+
+def _cut(tokens_BT: jax.Array, eos_ids: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The tokens, and how many of them [B] stand before each row's first end token."""
+    is_end_BT = _ends(tokens_BT, eos_ids)
+    lengths_B = jnp.where(jnp.any(is_end_BT, axis=1), jnp.argmax(is_end_BT, axis=1), tokens_BT.shape[1])
     return tokens_BT, lengths_B.astype(jnp.int32)

@@ -4,22 +4,21 @@ Conversion is transpose and stack only (half-split RoPE and unscaled queries are
 """
 
 import json
-import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, which safetensors needs)
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pic_jax.config import DecoderConfig, RopeConfig
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.files import read_json, replacing, write_text
 from pic_jax.models.decoder import Params
+from pic_jax.models.hf_files import open_file, tensor_files
 
 _LLAMA3_KEYS = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
-_SHARD_NAME = re.compile(r'[A-Za-z0-9._-]+\.safetensors')
 
 
 class Tensor(NamedTuple):
@@ -146,25 +145,46 @@ def _read_rope(values: dict[str, Any], path: Path, refuse_unless: Any) -> RopeCo
     return RopeConfig(theta=theta, type=kind, **{key: rope[key] for key in _LLAMA3_KEYS})
 
 
-def load_params(folder: str | Path, config: DecoderConfig, dtype: Any = None) -> Params:
-    """Reads model.safetensors, or the shards that model.safetensors.index.json names, as numpy arrays.
+class Weights(NamedTuple):
+    """A checkpoint whose tensors are all there and have the right shapes; nothing is read yet.
 
-    Args:
-      dtype: of the result; None keeps the file's.
+    config: of the decoder. files: HF tensor name -> open file.
+    """
 
-    Returns:
-      The nested dict that `Decoder.apply` takes; layers are stacked on axis 0.
+    config: DecoderConfig
+    files: dict[str, Any]
+
+    def read(self, tensor: Tensor, index: tuple[slice, ...], dtype: Any = None) -> np.ndarray:
+        """A part of a parameter in our layout (layers stacked on axis 0); only its own bytes are read.
+
+        Args:
+          index: a slice for every dimension of the parameter.
+          dtype: of the result; None keeps the file's.
+        """
+        if '{}' in tensor.name:
+            layers = range(*index[0].indices(self.config.num_hidden_layers))
+            return np.stack([self._slice(tensor.name.format(i), tensor.transposed, index[1:], dtype) for i in layers])
+        return self._slice(tensor.name, tensor.transposed, index, dtype)
+
+    def _slice(self, name: str, transposed: bool, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
+        stored = self.files[name].get_slice(name)
+        part = stored[index[::-1]].T if transposed else stored[index]
+        return np.ascontiguousarray(part if dtype is None else part.astype(dtype))
+
+
+def open_weights(folder: str | Path, config: DecoderConfig) -> Weights:
+    """Opens model.safetensors, or the shards that model.safetensors.index.json names.
 
     Raises:
       PicJaxError: a file or tensor is missing, left over or misshaped; every such name is listed.
     """
     folder = Path(folder)
-    files = _tensor_files(folder)
+    files = tensor_files(folder)
     expected = _expected_shapes(config)
     # A tied head may still be on disk; so may RoPE buffers of old checkpoints.
     ignored = {name for name in files if name.endswith('rotary_emb.inv_freq')}
     ignored |= {'lm_head.weight'} if config.tie_word_embeddings else set()
-    handles = {file: _open(file) for file in sorted(set(files.values()))}
+    handles = {file: open_file(file) for file in sorted(set(files.values()))}
     held = {file: set(handle.keys()) for file, handle in handles.items()}
     present = {name for name, file in files.items() if name in held[file]}
     problems = [f'missing {name}' for name in expected if name not in present]
@@ -175,23 +195,38 @@ def load_params(folder: str | Path, config: DecoderConfig, dtype: Any = None) ->
             problems.append(f'{name} has shape {shape} instead of {expected[name]}')
     if problems:
         raise PicJaxError(f'{folder}: tensors do not fit config.json: ' + '; '.join(sorted(problems)))
+    return Weights(config, {name: handles[files[name]] for name in expected})
 
-    def read(name: str, transposed: bool) -> np.ndarray:
-        tensor = handles[files[name]].get_tensor(name)
-        tensor = tensor.T if transposed else tensor
-        return np.ascontiguousarray(tensor if dtype is None else tensor.astype(dtype))
 
-    params: Params = {}
-    for path, name, transposed in tensors(config):
-        if '{}' in name:
-            leaf = np.stack([read(name.format(layer), transposed) for layer in range(config.num_hidden_layers)])
-        else:
-            leaf = read(name, transposed)
+def build_params(config: DecoderConfig, make: Callable[[Tensor, tuple[int, ...]], Any]) -> Params:
+    """The nested dict that `Decoder.apply` takes; layers are stacked on axis 0.
+
+    Args:
+      make: what a parameter of that shape shall be.
+    """
+    shapes, params = _expected_shapes(config), {}
+    for tensor in tensors(config):
+        shape = shapes[tensor.name.format(0)]
+        shape = shape[::-1] if tensor.transposed else shape
+        stacked = (config.num_hidden_layers,) if '{}' in tensor.name else ()
         node = params
-        for key in path[:-1]:
+        for key in tensor.path[:-1]:
             node = node.setdefault(key, {})
-        node[path[-1]] = leaf
+        node[tensor.path[-1]] = make(tensor, stacked + shape)
     return params
+
+
+def load_params(folder: str | Path, config: DecoderConfig, dtype: Any = None) -> Params:
+    """All parameters as numpy arrays.
+
+    Args:
+      dtype: of the result; None keeps the file's.
+
+    Raises:
+      PicJaxError: as `open_weights`.
+    """
+    weights = open_weights(folder, config)
+    return build_params(config, lambda tensor, shape: weights.read(tensor, (slice(None),) * len(shape), dtype))
 
 
 def to_hf(params: Params, config: DecoderConfig) -> dict[str, np.ndarray]:
@@ -241,27 +276,3 @@ def _expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
         names = [name.format(i) for i in range(config.num_hidden_layers)] if '{}' in name else [name]
         shapes |= dict.fromkeys(names, shape)
     return shapes
-
-
-def _tensor_files(folder: Path) -> dict[str, Path]:
-    """Which file holds each tensor. Shard names may not leave the folder."""
-    index = folder / 'model.safetensors.index.json'
-    if not index.is_file():
-        single = folder / 'model.safetensors'
-        return dict.fromkeys(_open(single).keys(), single)
-    weight_map = read_json(index).get('weight_map')
-    if not isinstance(weight_map, dict):
-        raise PicJaxError(f'{index}: weight_map is missing')
-    for name, file in weight_map.items():
-        if not isinstance(file, str) or not _SHARD_NAME.fullmatch(file):
-            raise PicJaxError(f'{index}: {name} is in {file!r}, which is not the name of a shard in this folder')
-    return {name: folder / file for name, file in weight_map.items()}
-
-
-def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise PicJaxError(f'{path}: no such file')
-    try:
-        return safe_open(path, 'np')
-    except SafetensorError as error:
-        raise PicJaxError(f'{path}: not a readable safetensors file ({error})') from error

@@ -102,7 +102,8 @@ def influences(compressor, base, trainable, length):
         return compressor.compress(words, changed, tokens_1S, lengths_1).embeddings[0]
 
     table_VD = base['embed_tokens']['embedding']
-    by_word, by_digest = jax.jit(jax.jacobian(memory, argnums=(0, 1)))(table_VD, trainable['memory_embeddings'])
+    # Not jax.jacrev: jaxlib 0.10.2 for CPUs (its YNN fusions) gets this batched backward pass of several rows wrong.
+    by_word, by_digest = jax.jit(jax.jacfwd(memory, argnums=(0, 1)))(table_VD, trainable['memory_embeddings'])
     return np.abs(by_word).max((1, 3))[:, TOKENS[0]], np.abs(by_digest).max((1, 3))
 
 

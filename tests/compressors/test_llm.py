@@ -63,16 +63,16 @@ def encoder_influence(make_model, make_compressor):
     model = make_model(num_hidden_layers=3)
     compressor, trainable = make_compressor('pic', model, chunk_size=4, memory_embeddings='per_window')
 
-    def slots(base, tokens_1n, index_k, positions_1S, mask_1SS):
-        return compressor.encode(base, trainable, tokens_1n, index_k, positions_1S, mask_1SS)[0]['embeddings']
+    def slots(base, tokens_1n, index_1k, positions_1S, mask_1SS):
+        return compressor.encode(base, trainable, tokens_1n, index_1k, positions_1S, mask_1SS)[0]['embeddings']
 
     influence = _influence(slots, model[1])
 
     def of(config):
         layout, lengths = make_layout(config, 11), np.array([11])
         mask_1SS = layout.dense_mask()[None] & layout.valid(lengths)[:, None]
-        index_k = layout.embedding_index
-        return influence(TOKENS[None, :11], index_k, layout.positions(lengths), mask_1SS)[:, TOKENS[:11]]
+        index_1k = layout.embedding_index[None]
+        return influence(TOKENS[None, :11], index_1k, layout.positions(lengths), mask_1SS)[:, TOKENS[:11]]
 
     return of
 
@@ -116,16 +116,16 @@ def test_compress_reaches_what_the_encoder_reaches(make_model, make_compressor):
 class _Blank(LLMCompressor):
     """Everything but the encoder."""
 
-    def encode(self, base, trainable, tokens_Rn, embedding_index_k, positions_RS, mask_RTS, past=None):
-        return {'embeddings': jnp.zeros((tokens_Rn.shape[0], len(embedding_index_k), 32))}, None
+    def encode(self, base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask_RTS, past=None):
+        return {'embeddings': jnp.zeros((tokens_Rn.shape[0], embedding_index_Ck.shape[1], 32))}, None
 
 
 class _Recorder(_Blank):
     """Keeps what the encoder was given."""
 
-    def encode(self, base, trainable, tokens_Rn, embedding_index_k, positions_RS, mask_RTS, past=None):
+    def encode(self, base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask_RTS, past=None):
         assert past is None
-        given = (tokens_Rn, embedding_index_k, positions_RS, mask_RTS)
+        given = (tokens_Rn, embedding_index_Ck, positions_RS, mask_RTS)
         object.__setattr__(self, 'given', tuple(np.asarray(x) for x in given))
         return super().encode(base, trainable, *given)
 
@@ -148,11 +148,23 @@ def test_compress_gives_the_encoder_its_layout(model, method, options):
     tokens, index, positions, mask = compressor.given
     if 'window' in options:
         lengths = np.array([8, 3, 6, 0, 1, 0])
-    layout = make_layout(compressor.config, tokens.shape[1])
-    valid = layout.valid(lengths)
-    np.testing.assert_array_equal(index, layout.embedding_index)
-    np.testing.assert_array_equal(positions[valid], layout.positions(lengths)[valid])
-    np.testing.assert_array_equal(mask[valid], (layout.dense_mask()[None] & valid[:, None])[valid])
+    layout = make_layout(compressor.config, options.get('window', 11))
+    n, c = layout.num_tokens, tokens.shape[1]
+    k, m = layout.num_slots, index.shape[1]
+    valid, ids, sees = layout.valid(lengths), layout.positions(lengths), layout.dense_mask()
+    chunks = -(-n // c)  # rows of a window
+    assert (chunks > 1) == compressor.config.chunk_local
+    for row in range(len(tokens)):
+        window, chunk = divmod(row, chunks)
+        token, slot = chunk * c + np.arange(c), chunk * m + np.arange(m)
+        place = np.concatenate([np.where(token < n, token, -1), np.where(slot < k, n + slot, -1)])
+        real = (place >= 0) & valid[window, place]
+        place = place[real]
+        np.testing.assert_array_equal(index[row % len(index)][slot < k], layout.embedding_index[slot[slot < k]])
+        np.testing.assert_array_equal(positions[row][real], ids[window, place])
+        np.testing.assert_array_equal(mask[row][real][:, real], sees[place][:, place])
+        assert not mask[row][real][:, ~real].any()
+        assert not np.delete(sees[place] & valid[window], place, axis=1).any()  # the row has all that it may see
 
 
 # --- Padding ------------------------------------------------------------------------------------------------------
@@ -312,9 +324,10 @@ def test_one_window_is_the_row_itself(options):
 
 
 def test_pack_valid():
+    config = CompressorConfig.preset('icae', window=4, window_split='even')
     valid = jnp.array([[True, False, True, True], [False, False, True, False], [True, True, True, True]])
     ids = jnp.array([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]])
-    packed, packed_ids, vectors = windows.pack_valid(valid, ids, jnp.stack([ids * 1.0, -ids * 1.0], axis=-1))
+    packed, packed_ids, vectors = windows.pack_valid(config, valid, ids, jnp.stack([ids * 1.0, -ids * 1.0], axis=-1))
     assert packed.tolist() == [[True, True, True, False], [True, False, False, False], [True] * 4]
     assert packed_ids.tolist() == [[1, 3, 4, 0], [7, 0, 0, 0], [9, 10, 11, 12]]
     assert vectors[0].tolist() == [[1, -1], [3, -3], [4, -4], [0, 0]]

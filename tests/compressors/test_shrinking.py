@@ -126,7 +126,7 @@ def test_chunks_that_move_as_a_whole_lose_the_tolerance(model, make_compressor):
         layout = make_layout(view.config, 8)
         ids = layout.positions(np.full(16, 8)) + chunk * (8 + 8 // ratio)
         mask = jnp.broadcast_to(layout.dense_mask(), (16, ids.shape[1], ids.shape[1]))
-        return view.encode(model[1], weights, tokens, layout.embedding_index, ids, mask)[0]['embeddings']
+        return view.encode(model[1], weights, tokens, layout.embedding_index[None], ids, mask)[0]['embeddings']
 
     differences = [np.abs(slots(2, chunk)[:, :2] - slots(4, chunk)).max() for chunk in (1, 500)]
     assert differences[0] < 1e-5 < differences[1]

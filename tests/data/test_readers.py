@@ -40,6 +40,11 @@ def test_jsonl_text_and_questions(tmp_path):
     ]
 
 
+def test_spaces_around_a_question_are_not_part_of_it(tmp_path):
+    path = write(tmp_path, 'a.jsonl', {'context': ' two ', 'question': ' ' * 2000 + 'what? ', 'answer': ' II'})
+    assert [(r.context, r.prompt, r.answers) for r in read(path)] == [(' two ', 'what?', (' II',))]
+
+
 def test_jsonl_lines_end_only_at_newlines(tmp_path):
     path = write(tmp_path, 'a.jsonl', '{"text": "left\u2028right"}', '{"text": "next"}')
     assert [(r.context, r.source) for r in read(path)] == [('left\u2028right', 'a.jsonl:1'), ('next', 'a.jsonl:2')]
