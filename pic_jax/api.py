@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from pic_jax import nested
 from pic_jax.compressors.base import Compressor
@@ -24,7 +25,7 @@ from pic_jax.memory import Memory
 from pic_jax.models.generation import GREEDY, Sampling, generate
 from pic_jax.models.inputs import from_memory, word_memory
 from pic_jax.run import Run, named_folder, open_run
-from pic_jax.training.checkpoint import restore_trainable
+from pic_jax.training.checkpoint import LATEST, restore_trainable
 from pic_jax.training.weights import write_weights
 from pic_jax.training.workdir import read_config
 
@@ -34,10 +35,15 @@ PROMPT_MULTIPLE = 32
 
 @dataclasses.dataclass(frozen=True)
 class TrainedCompressor:
-    """A compressor with its weights, and the frozen target that reads its memory."""
+    """A compressor with its weights, and the frozen target that reads its memory.
+
+    Attributes:
+      step: of the checkpoint that the weights are from, if they are from one.
+    """
 
     run: Run
     trainable: dict[str, Any]
+    step: int | None = None
 
     def compress(
         self, contexts: Sequence[str] | np.ndarray, lengths: np.ndarray | None = None, ratio: int | None = None
@@ -72,7 +78,7 @@ class TrainedCompressor:
           ConfigError: the ratio is not served.
         """
         weights = nested.trainable_at(self.run.config.compressor, self.trainable, ratio)
-        return TrainedCompressor(self.run.at_ratio(ratio), weights)
+        return TrainedCompressor(self.run.at_ratio(ratio), weights, self.step)
 
     def generate(
         self,
@@ -205,15 +211,19 @@ class TrainedCompressor:
         return padded
 
 
-def load(workdir: str | Path) -> TrainedCompressor:
-    """The compressor of a workdir, from its newest checkpoint, or of a folder that `TrainedCompressor.save` wrote.
+def load(workdir: str | Path, step: int | str = LATEST, mesh: Mesh | None = None) -> TrainedCompressor:
+    """The compressor of a workdir, from one of its checkpoints, or of a folder that `TrainedCompressor.save` wrote.
+
+    Args:
+      step: of the checkpoint; `latest`; or `best`, by the run's `train.best_metric`.
+      mesh: the devices that share the target (training.sharding.make_mesh); this process's first by default.
 
     Raises:
-      PicJaxError: the folder is not a workdir, has no checkpoint, or the checkpoint does not fit its config.json.
+      PicJaxError: the folder is not a workdir, has no such checkpoint, or the checkpoint does not fit its config.json.
     """
     workdir = named_folder(str(workdir))
-    run = open_run(read_config(workdir))
-    return TrainedCompressor(run, restore_trainable(run, workdir))
+    run = open_run(read_config(workdir), mesh)
+    return TrainedCompressor(run, *restore_trainable(run, workdir, step))
 
 
 def pad(rows: Sequence[np.ndarray], multiple: int = 1) -> tuple[np.ndarray, np.ndarray]:

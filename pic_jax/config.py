@@ -294,7 +294,8 @@ class DataConfig:
     """Where examples come from and their shapes.
 
     Attributes:
-      source: a .jsonl, .txt/.md or SQuAD-format .json file, `hub:owner/name[:config[:split]]`, or `generated`.
+      source: a .jsonl, .txt/.md or SQuAD-format .json file, `hub:owner/name[:config[:split]]`, `arrayrecord:folder` as
+        `pic-jax tokenize` makes it, or `generated`.
       validation, test: how many groups are held out, counted from the end of the source: test is the last,
         validation the ones before it. A group is a document, or all questions of one article or context. For
         `generated`, how many documents of these splits are made.
@@ -412,7 +413,16 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The loop. A step is one optimizer update over `batch_size` examples in `microbatches` equal parts."""
+    """The loop. A step is one optimizer update over `batch_size` examples in `microbatches` equal parts.
+
+    Attributes:
+      log_every, eval_every, checkpoint_every: in steps. eval_examples: of a validation.
+      keep_checkpoints: how many of the newest are kept. best_metric: a field of the validation records; the checkpoint
+        that is best by it is kept besides ('' for none).
+      stall_timeout_s: seconds after which a step that does not end counts as a host that is gone.
+      max_skipped_steps: how many updates of a run may be left out because loss or gradient are not finite; one more
+        ends it.
+    """
 
     steps: int = 300
     batch_size: int = 16
@@ -422,15 +432,44 @@ class TrainConfig:
     eval_examples: int = 64
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
+    best_metric: str = 'loss'
+    stall_timeout_s: int = 1800
+    max_skipped_steps: int = 0
 
     def __post_init__(self):
+        _require(self.max_skipped_steps >= 0, 'train.max_skipped_steps', self.max_skipped_steps, 'at least 0')
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            _require(value >= 1, f'train.{field.name}', value, 'a positive number')
+            if field.name not in ('best_metric', 'max_skipped_steps'):
+                _require(value >= 1, f'train.{field.name}', value, 'a positive number')
         _require(
             self.batch_size % self.microbatches == 0, 'train.microbatches', self.microbatches,
             f'a divisor of train.batch_size={self.batch_size}',
         )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How devices share the work; the sizes multiply to their number, and one of them may be -1, the rest.
+
+    Attributes:
+      data: copies of everything, each with its own rows of a batch.
+      fsdp: rows of a batch too, but parameters and optimizer state are split and gathered layer by layer.
+      tensor: heads, the inner dimension of MLPs and the vocabulary are split.
+      context: chunks or windows of one context; only for layouts where nothing crosses them.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    context: int = 1
+
+    def __post_init__(self):
+        sizes = dataclasses.asdict(self)
+        for name, size in sizes.items():
+            _require(size >= 1 or size == -1, f'mesh.{name}', size, 'a positive number, or -1 for the rest')
+        free = [name for name, size in sizes.items() if size == -1]
+        _require(len(free) <= 1, f'mesh.{(free or [""])[-1]}', -1, f'a positive number, as mesh.{(free or [""])[0]}=-1')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -441,13 +480,14 @@ class RunConfig:
       seed: of initialisation, data order and sampling.
       start: workdir of a run whose compressor this one goes on training (pretraining, then fine-tuning); ''
         is fresh.
-      base: folder of the frozen target in HF format (`$NAME` at its start is an environment variable), or
-        `tiny_base`, the small model in the package.
+      base: folder of the frozen target in HF format (`$NAME` at its start is an environment variable),
+        `hub:owner/name[@revision]`, or `tiny_base`, the small model in the package.
       dtype: compute dtype; trained parameters and optimizer state stay float32.
       remat: recompute activations in the backward pass, layer by layer.
       decoder_prefix: token ids that stand before the memory (and before every control's text); None means
         the target's BOS, where it has one.
       prompt_template: plain | llama2-chat | chat (the tokenizer's own template).
+      mesh: how devices share the work.
     """
 
     base: str = ''
@@ -462,6 +502,7 @@ class RunConfig:
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
         _require(0 <= self.seed < 2**32, 'seed', self.seed, f'0 to {2**32 - 1}')

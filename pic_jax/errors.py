@@ -1,4 +1,4 @@
-"""The two errors a user can cause; the command line turns them into one line and an exit code."""
+"""The errors that the command line turns into one line and an exit code."""
 
 
 class PicJaxError(Exception):
@@ -7,3 +7,11 @@ class PicJaxError(Exception):
 
 class ConfigError(PicJaxError):
     """A setting or an argument is wrong (exit code 2). The message names key, value and what is valid."""
+
+
+class RunInterruptedError(PicJaxError):
+    """The machine is going away or another one is gone; the same command goes on from the last checkpoint."""
+
+
+# Exit code of `RunInterruptedError` (EX_TEMPFAIL of sysexits.h): launchers start the same command again.
+EXIT_RESTART = 75

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
       PicJaxError: the place cannot be written; what was there is kept.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')  # hosts share folders, and process ids
     try:
         try:
             yield temporary

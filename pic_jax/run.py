@@ -1,22 +1,26 @@
 """A run: its settings, the frozen target they name, and the compressor built on it."""
 
 import dataclasses
+import functools
+import operator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from pic_jax import nested
 from pic_jax.budget import memory_slots
 from pic_jax.compressors.base import Compressor
 from pic_jax.compressors.registry import make_compressor
-from pic_jax.config import RunConfig
+from pic_jax.config import DecoderConfig, RunConfig
 from pic_jax.data.readers import expand
 from pic_jax.data.tokenise import Template, encode, load_tokenizer, template
 from pic_jax.errors import ConfigError
-from pic_jax.models import hf
+from pic_jax.models import hf, hub
 from pic_jax.models.decoder import Decoder, Params
+from pic_jax.training.sharding import shardings, single_device_mesh
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +30,10 @@ TINY_BASE = Path(__file__).parent / 'tiny_base'
 
 
 def named_folder(name: str) -> Path:
-    """The folder that a setting names: `tiny_base[/...]` is in the package, `$NAME/...` starts at a variable."""
+    """The folder that a setting names: `tiny_base[/...]` is in the package, `$NAME/...` starts at a variable, and
+    `hub:owner/name[@revision]` is a model on the Hugging Face Hub, downloaded where the local cache lacks it."""
+    if name.startswith(hub.PREFIX):
+        return hub.snapshot(name)
     first, _, rest = name.partition('/')
     return TINY_BASE / rest if first == TINY_BASE.name else expand(name)
 
@@ -49,6 +56,7 @@ class Run:
       config: as given, with `decoder_prefix` resolved to ids.
       base: parameters of the frozen target, in the compute dtype.
       prefix: ids that the decoder reads before the memory: `decoder_prefix` and the template's opening.
+      mesh: the devices that hold `base`.
     """
 
     config: RunConfig
@@ -58,6 +66,7 @@ class Run:
     template: Template
     prefix: tuple[int, ...]
     compressor: Compressor
+    mesh: Mesh
 
     @property
     def program(self) -> 'Program':
@@ -86,15 +95,20 @@ class Run:
         return self.compressor.init(jax.random.key(self.config.seed), self.base)
 
 
-def open_run(config: RunConfig) -> Run:
+def open_run(config: RunConfig, mesh: Mesh | None = None) -> Run:
     """Loads the target that `config.base` names.
+
+    Args:
+      mesh: the devices to load it to, every process its own part; this process's first device where none is given.
 
     Raises:
       PicJaxError: the folder does not hold a supported model with its tokenizer.
       ConfigError: `base` is not set, or the settings do not fit the model.
     """
     if not config.base:
-        raise ConfigError("base='' is not valid: expected tiny_base or the folder of a model in HF format")
+        raise ConfigError(
+            "base='' is not valid: expected tiny_base, hub:owner/name or the folder of a model in HF format"
+        )
     folder = named_folder(config.base)
     decoder_config = hf.read_config(folder)
     dtype = jnp.dtype(config.dtype)
@@ -105,7 +119,8 @@ def open_run(config: RunConfig) -> Run:
     beyond = [token for token in prefix if not 0 <= token < decoder_config.vocab_size]
     if beyond:
         raise ConfigError(f'decoder_prefix={prefix} is not valid: expected ids below {decoder_config.vocab_size}')
-    base = jax.tree.map(jnp.asarray, hf.load_params(folder, decoder_config, dtype))
+    mesh = mesh or single_device_mesh()
+    base = load_base(folder, decoder_config, dtype, mesh)
     tokenizer = load_tokenizer(folder)
     text = template(config.prompt_template, tokenizer)
     before = tuple(int(token) for token in encode(tokenizer, text.before)) if text.before else ()
@@ -117,7 +132,34 @@ def open_run(config: RunConfig) -> Run:
         template=text,
         prefix=prefix + before,
         compressor=make_compressor(config.compressor, decoder),
+        mesh=mesh,
     )
+
+
+def load_base(folder: Path, config: DecoderConfig, dtype: jnp.dtype, mesh: Mesh) -> Params:
+    """A model's parameters, born in their shards: every process reads the bytes of its own devices, once.
+
+    Raises:
+      PicJaxError: as `hf.open_weights`.
+      ConfigError: the mesh does not fit the model's dimensions.
+    """
+    weights = hf.open_weights(folder, config)
+    shapes = hf.build_params(config, lambda tensor, shape: jax.ShapeDtypeStruct(shape, dtype))
+    places = shardings(shapes, mesh)
+
+    def load(tensor: hf.Tensor, shape: tuple[int, ...]) -> jax.Array:
+        sharding = functools.reduce(operator.getitem, tensor.path, places)
+
+        @functools.cache  # devices that hold the same part share one reading
+        def read(bounds: tuple[tuple[int, int], ...]):
+            return weights.read(tensor, tuple(slice(*bound) for bound in bounds), dtype)
+
+        def part(index: tuple[slice, ...]):
+            return read(tuple(cut.indices(size)[:2] for cut, size in zip(index, shape, strict=True)))
+
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return hf.build_params(config, load)
 
 
 def full_context_fits(run: Run) -> bool:

@@ -4,6 +4,7 @@ import os
 
 # Before jax is imported. Environment variables, so that programs which tests start compute bit for bit the same.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', '')  # every test compiles for itself
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # tests mostly compile: this halves their time
 
 import functools
@@ -71,6 +72,7 @@ def bare_run():
     from pic_jax.compressors.registry import make_compressor
     from pic_jax.config import CompressorConfig, DataConfig, ObjectiveConfig, RunConfig
     from pic_jax.run import Run
+    from pic_jax.training.sharding import single_device_mesh
 
     def make(config: DecoderConfig, base, compressor=(), objective=(), prefix=(), data=(), remat=False) -> Run:
         decoder = Decoder(config, remat=remat)
@@ -78,7 +80,9 @@ def bare_run():
         settings = RunConfig(
             compressor=method, objective=ObjectiveConfig(**dict(objective)), data=DataConfig(**dict(data))
         )
-        return Run(settings, decoder, base, None, None, tuple(prefix), make_compressor(method, decoder))
+        return Run(
+            settings, decoder, base, None, None, tuple(prefix), make_compressor(method, decoder), single_device_mesh()
+        )
 
     return make
 

@@ -2,6 +2,8 @@
 
 import argparse
 
+from pic_jax.cli import settings
+
 HELP = 'answer a question from a stored context'
 EXAMPLE = """example:
   pic-jax ask --workdir=runs/pic contexts.safetensors "Where does Mara live?" --row=0
@@ -12,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the compressor, the contexts and the question."""
     parser.add_argument('--workdir', metavar='DIR', required=True, help='folder of the compressor')
     parser.add_argument('file', metavar='FILE', help='stored contexts')
+    settings.add_reading(parser)
     parser.add_argument('question', metavar='QUESTION', help='or, after continuation training, how the text goes on')
     parser.add_argument('--row', type=int, default=0, metavar='N', help='which context of the file (default 0)')
     parser.add_argument('--max_new_tokens', type=int, default=64, metavar='N')
@@ -24,19 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the answer."""
     from pic_jax.errors import ConfigError
-    from pic_jax.interop import context_files, contexts
+    from pic_jax.interop import contexts
 
-    stored = context_files.read(args.file)
-    if not 0 <= args.row < len(stored):
-        raise ConfigError(f'--row={args.row} is not valid: {args.file} has rows 0 to {len(stored) - 1}')
+    stored = settings.read_row(args)
     if args.max_new_tokens < 1:
         raise ConfigError(f'--max_new_tokens={args.max_new_tokens} is not valid: expected a positive number')
 
-    from pic_jax.api import load
     from pic_jax.models.generation import Sampling
 
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
-    trained = load(args.workdir)
+    trained = settings.load(args)
     memory = trained.memory_of(contexts.select(stored, [args.row]))
     print(trained.generate(memory, [args.question], args.max_new_tokens, sampling, args.seed)[0])
     return 0

@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     script = FOLDER / f'{args.name}.py'
     if not script.is_file():
         raise PicJaxError(f'{script} does not exist: benchmarks need a clone of the repository, installed with pip -e')
+    sys.path.insert(0, str(FOLDER))  # as `python benchmarks/NAME.py` does
     sys.argv = [str(script), *args.rest]
     runpy.run_path(str(script), run_name='__main__')
     return 0

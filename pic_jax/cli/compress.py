@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from pic_jax.cli import settings
+
 HELP = 'compress texts into a file of stored contexts'
 EXAMPLE = """examples:
   pic-jax compress --workdir=runs/pic notes.txt more.txt --out contexts.safetensors
@@ -17,6 +19,7 @@ _BATCH = 16
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the compressor, the inputs and the output."""
     parser.add_argument('--workdir', metavar='DIR', required=True, help='folder of the trained compressor')
+    settings.add_reading(parser)
     parser.add_argument(
         'files', metavar='FILE', nargs='+', help='.jsonl: one context a line; anything else: one context; -: stdin'
     )
@@ -38,10 +41,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f'--out={out}: the folder {out.parent} does not exist')
     named = [pair for file in args.files for pair in read_contexts(file)]
 
-    from pic_jax.api import load
     from pic_jax.interop import context_files, contexts
 
-    trained = load(args.workdir)
+    trained = settings.load(args)
     parts = []
     for first in range(0, len(named), _BATCH):
         names, texts = zip(*named[first : first + _BATCH], strict=True)

@@ -6,26 +6,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pic_jax.cli import contexts_to
 from pic_jax.errors import ConfigError
 from pic_jax.interop import context_files, contexts
 from pic_jax.interop.shrink import shrink
 
-HELP = 'show, slice, merge or shrink files of stored contexts'
+HELP = 'show, slice, merge or shrink files of stored contexts, or hand them to a serving engine'
 EXAMPLE = """examples:
   pic-jax contexts show notes.safetensors
   pic-jax contexts slice notes.safetensors --rows 0,2:5 --out some.safetensors
   pic-jax contexts merge notes.safetensors more.safetensors --out all.safetensors
+  pic-jax contexts to vllm notes.safetensors --base=models/llama --question="Who called?" --out request.json
   pic-jax contexts shrink notes.safetensors small.safetensors --ratio=16
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the four actions."""
-    actions = parser.add_subparsers(dest='action', required=True, metavar='show | slice | merge | shrink')
+    """Adds the actions."""
+    actions = parser.add_subparsers(dest='action', required=True, metavar='show | slice | merge | shrink | to')
 
-    def add(name: str, text: str) -> argparse.ArgumentParser:
+    def add(name: str, text: str, example: str = EXAMPLE) -> argparse.ArgumentParser:
         return actions.add_parser(
-            name, help=text, description=text, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+            name, help=text, description=text, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
         )
 
     show = add('show', 'print what a file holds, one line per context')
@@ -40,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     less.add_argument('file', metavar='IN')
     less.add_argument('out', metavar='OUT', help='the new file')
     less.add_argument('--ratio', type=int, required=True, metavar='R', help='source tokens per vector')
+    contexts_to.add_arguments(add('to', 'write what a serving engine takes', contexts_to.EXAMPLE))
     for action in (cut, merge):
         action.add_argument('--out', required=True, metavar='OUT', help='the new file')
     for action in (cut, merge, less):
@@ -60,6 +63,10 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if out.exists() and not args.overwrite:
         raise ConfigError(f'OUT={out} exists: expected a new file name, or --overwrite')
+    if args.action == 'to':
+        contexts_to.run(args, out)
+        print(out)
+        return 0
     if args.action == 'slice':
         stored = context_files.read(args.file)
         result = contexts.select(stored, parse_rows(args.rows, len(stored)))

@@ -28,6 +28,7 @@ OVERRIDES = {
 }
 STRIDE = 3  # every third of the 12 questions about a test document is asked
 SHOWN = 4
+CONTEXT = 'context.safetensors'
 PRINTED = ('nats_per_token', 'gap_share', 'em')  # answers of one word score the same by every other metric
 
 
@@ -39,34 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def demo_config() -> Any:
     """The demo's settings as a ConfigDict: 12 facts in about 250 tokens, read from a quarter as many vectors (pic)."""
-    from pic_jax.config import default_config
+    from pic_jax.recipes import ask_all, on_tiny_base
 
-    config = default_config()
-    config.base = 'tiny_base'
+    config = on_tiny_base(context_length=320)
     config.start = 'tiny_base/pic'
-    config.data.source = 'generated'
     config.data.seed = 1
     config.data.size = 1000
     config.data.validation = 20
     config.data.test = 36
-    config.data.context_length = 320
-    config.data.min_context = 64
-    config.data.random_start = False
-    config.data.answer_length = 224
-    config.data.questions_per_example = 12
-    config.data.corpus.facts_per_context = 12
     config.data.corpus.words = 170
-    config.data.corpus.questions = 12
+    ask_all(config, facts=12, answer_length=224)
     config.compressor.method = 'pic'
     config.compressor.ratio = 4
     config.compressor.chunk_size = 16
-    config.compressor.context_length = 320
-    config.compressor.projector = 'linear'
-    config.compressor.lora.rank = 32
-    config.compressor.lora.targets = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
-    config.objective.lm = 0.0
     config.objective.ft = 1.0
-    config.optimizer.name = 'muon'
     config.optimizer.learning_rate = 5e-4
     config.train.steps = 100
     config.train.batch_size = 8
@@ -80,9 +67,8 @@ def demo_config() -> Any:
 def run(args: argparse.Namespace) -> int:
     """Runs the demo; a second run in the same workdir reuses what is already trained."""
     from pic_jax.api import load
-    from pic_jax.evaluation import plots, tables
+    from pic_jax.evaluation import tables
     from pic_jax.files import write_text
-    from pic_jax.interop import context_files
 
     started, workdir = time.perf_counter(), Path(args.workdir)
     folders = {method: workdir / method for method in OVERRIDES}
@@ -98,19 +84,42 @@ def run(args: argparse.Namespace) -> int:
     gains = {other: gain(answers['pic'], answers[other], test) for other in others}
     results = json.dumps({'rows': tables.to_dicts(rows), 'pic_minus': gains}, indent=1)
     write_text(workdir / 'results.json', results + '\n')
-
     say('drawing')
+    draw(folders, pic.run.config, rows)
+    say('storing a context and asking it')
+    example = store_and_ask(workdir, pic, test[:SHOWN], answers)
+    if args.json:
+        print(results)
+        return 0
+    print(tables.to_text([row for row in rows if row.metric in PRINTED]))
+    for other, (value, low, high) in gains.items():
+        print(f'exact match of pic minus {other}: {100 * value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]')
+    print_example(workdir, example)
+    print_files(workdir)
+    print(f'\n{time.perf_counter() - started:.0f} s. Try:')
+    print(f'  pic-jax ask --workdir={folders["pic"]} {workdir / CONTEXT} "{test[0].prompt}"')
+    return 0
+
+
+def draw(folders: dict[str, Path], config: Any, rows: list[Any]) -> None:
+    """Curves of all methods, the mask of pic's encoder, and exact match as bars, beside the methods' folders."""
+    from pic_jax.evaluation import plots
+
+    workdir = folders['pic'].parent
     curves = {method: plots.read_metrics(folder / 'metrics.jsonl') for method, folder in folders.items()}
     plots.plot_curves(workdir / 'loss.png', curves, ('ft_nats',))
-    plots.draw_mask(workdir / 'mask.png', pic.run.config)
+    plots.draw_mask(workdir / 'mask.png', config)
     bars = [dict(method=r.method, value=r.value, low=r.low, high=r.high) for r in rows if r.metric == 'em']
     plots.plot_bars(workdir / 'exact_match.png', bars, 'questions answered exactly', 'What is left after compression')
 
-    say('storing a context and asking it')
-    shown = test[:SHOWN]
+
+def store_and_ask(workdir: Path, pic: Any, shown: list[Any], answers: dict[str, list[str]]) -> dict[str, Any]:
+    """Stores the context of the shown questions; writes and returns its text and the answers of the methods."""
+    from pic_jax.files import write_text
+    from pic_jax.interop import context_files
+
     text = pic.run.tokenizer.decode(shown[0].context)
-    context_files.write(workdir / 'context.safetensors', pic.store([text], ['notebook']))
-    stored = context_files.read(workdir / 'context.safetensors')
+    context_files.write(workdir / CONTEXT, pic.store([text], ['notebook']))
     asked = [
         {'question': record.prompt, 'answer': record.golds[0],
          **{method: answers[method][number] for method in ('pic', 'icae', 'full_context', CONSTANT)}}
@@ -118,31 +127,33 @@ def run(args: argparse.Namespace) -> int:
     ]  # fmt: skip
     example = {'text': text, 'asked': asked}
     write_text(workdir / 'answers.json', json.dumps(example, indent=1) + '\n')
+    return example
 
-    if args.json:
-        print(results)
-        return 0
-    print(tables.to_text([row for row in rows if row.metric in PRINTED]))
-    for other, (value, low, high) in gains.items():
-        print(f'exact match of pic minus {other}: {100 * value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]')
+
+def print_example(workdir: Path, example: dict[str, Any]) -> None:
+    """The stored context with its questions and answers."""
+    from pic_jax.interop import context_files
+
+    stored = context_files.read(workdir / CONTEXT)
     print(f'\nA stored context ({stored.lengths[0]} vectors in place of {stored.metadata.source_tokens[0]} tokens):')
-    print(textwrap.fill(text, 110, initial_indent='  ', subsequent_indent='  '))
-    for record in asked:
+    print(textwrap.fill(example['text'], 110, initial_indent='  ', subsequent_indent='  '))
+    for record in example['asked']:
         print('  ' + '  '.join(f'{name}: {value}' for name, value in record.items()))
+
+
+def print_files(workdir: Path) -> None:
+    """What the demo leaves, a line each."""
     print('\nFiles:')
     for name, what in (
         ('results.json', 'the table'),
         ('loss.png', 'curves of the loss on questions'),
         ('exact_match.png', 'the table as a picture'),
         ('mask.png', 'who sees whom in the pic encoder'),
-        ('context.safetensors', 'the stored context'),
+        (CONTEXT, 'the stored context'),
         ('answers.json', 'its text, questions and answers'),
-        *((method, 'a run: config.json, metrics.jsonl, checkpoints') for method in folders),
+        *((method, 'a run: config.json, metrics.jsonl, checkpoints') for method in OVERRIDES),
     ):
         print(f'  {workdir / name}  {what}')
-    print(f'\n{time.perf_counter() - started:.0f} s. Try:')
-    print(f'  pic-jax ask --workdir={folders["pic"]} {workdir / "context.safetensors"} "{shown[0].prompt}"')
-    return 0
 
 
 def each(function: Callable[..., Any], arguments: list[tuple]) -> Iterator[Any]:
@@ -171,7 +182,8 @@ def train_and_score(method: str, folder: Path) -> tuple[list[Any], dict[str, lis
     from pic_jax.cli.settings import resolve
     from pic_jax.evaluation import harness
     from pic_jax.run import open_run
-    from pic_jax.training.loop import initial_trainable, train
+    from pic_jax.training.loop import train
+    from pic_jax.training.start import initial_trainable
 
     run = open_run(resolve(demo_config().to_dict(), [f'--config.{word}' for word in OVERRIDES[method]]))
     with contextlib.redirect_stderr(Named(sys.stderr, method)):

@@ -6,9 +6,12 @@ import json
 import sys
 from pathlib import Path
 
+from pic_jax.cli import settings
+
 HELP = 'score a trained compressor and its controls on held-out data'
 EXAMPLE = """examples:
   pic-jax eval --workdir=runs/pic
+  pic-jax eval --workdir=runs/pic --step=best
   pic-jax eval --workdir=runs/pic --split=validation --examples=100 --json
   pic-jax eval --workdir=runs/pic --config.data.source=other.jsonl
   pic-jax eval --workdir=runs/nested --ratios=4,16
@@ -19,6 +22,7 @@ TAKES_OVERRIDES = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the workdir and what to score on."""
     parser.add_argument('--workdir', metavar='DIR', required=True, help='folder of the run')
+    settings.add_reading(parser)
     parser.add_argument('--split', default='test', choices=('validation', 'test', 'train'))
     parser.add_argument('--examples', type=int, default=1000, metavar='N', help='how many at the most (default 1000)')
     parser.add_argument('--ratios', metavar='R,R', help='some of compressor.ratios (default: all of them)')
@@ -30,8 +34,6 @@ def run(args: argparse.Namespace) -> int:
 
     For questions also answers.json.
     """
-    from pic_jax.api import load
-    from pic_jax.cli.settings import resolve
     from pic_jax.config import to_mapping
     from pic_jax.errors import ConfigError
     from pic_jax.evaluation import harness, metrics, ratios, report, samples, tables
@@ -39,14 +41,12 @@ def run(args: argparse.Namespace) -> int:
     from pic_jax.files import write_text
     from pic_jax.nested import trainable_at
     from pic_jax.run import check_fits
-    from pic_jax.training.checkpoint import newest_step
 
     if args.examples < 1:
         raise ConfigError(f'--examples={args.examples} is not valid: expected a positive number')
     workdir = Path(args.workdir)
-    here, trained = environment(), load(workdir)  # before the work: commit and checkpoint may move on
-    step = newest_step(trained.run, workdir)
-    config = resolve(to_mapping(trained.run.config), args.overrides)
+    here, trained = environment(), settings.load(args)  # before the work: commit and checkpoint may move on
+    config = settings.resolve(to_mapping(trained.run.config), args.overrides)
     changed = [f.name for f in dataclasses.fields(config)
                if f.name != 'data' and getattr(config, f.name) != getattr(trained.run.config, f.name)]  # fmt: skip
     if changed:
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     )
     scored = ratios.tables_at(run, trained.trainable, records, args.examples, chosen)
     rows = [row for table in scored for row in table.rows]
-    origin = {'split': args.split, 'source': config.data.source, 'seed': config.seed, 'step': step}
+    origin = {'split': args.split, 'source': config.data.source, 'seed': config.seed, 'step': trained.step}
     if any(row.metric == 'bleu4' for row in rows):
         origin['bleu_signature'] = metrics.bleu_signature()
     if any(row.metric in metrics.ROUGE for row in rows):

@@ -1,13 +1,32 @@
-"""The `pic-jax` command. Exit codes: 0 done, 1 failed, 2 bad usage; every failure is one line on stderr."""
+"""The `pic-jax` command. Every failure is one line on stderr.
+
+Exit codes: 0 done, 1 failed, 2 bad usage, 75 interrupted (run the same command again to go on).
+"""
 
 import argparse
 import importlib
 import sys
 from collections.abc import Sequence
 
-from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax import compile_cache
+from pic_jax.errors import EXIT_RESTART, ConfigError, PicJaxError, RunInterruptedError
 
-VERBS = ('demo', 'pretrain', 'train', 'eval', 'ablate', 'compress', 'ask', 'contexts', 'plot', 'bench')
+VERBS = (
+    'demo',
+    'pretrain',
+    'train',
+    'eval',
+    'ablate',
+    'compress',
+    'ask',
+    'contexts',
+    'export',
+    'check',
+    'tokenize',
+    'plan',
+    'plot',
+    'bench',
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns its exit code."""
+    compile_cache.set_default()
     parser = make_parser()
     args, rest = parser.parse_known_args(argv)
     args.overrides = [word for word in rest if args.takes_overrides and word.startswith('--config.')]
@@ -41,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
     except PicJaxError as error:
         print(f'pic-jax: error: {error}', file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        codes = {ConfigError: 2, RunInterruptedError: EXIT_RESTART}
+        return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
     except KeyboardInterrupt:
         print('pic-jax: interrupted', file=sys.stderr)
         return 1

@@ -2,19 +2,88 @@
 
 import argparse
 import ast
+import dataclasses
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pic_jax.config import PRESET_OPTIONS, RunConfig, from_mapping, unknown_key
+from pic_jax.config import PRESET_OPTIONS, MeshConfig, RunConfig, from_mapping, unknown_key
 from pic_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pic_jax.api import TrainedCompressor
+    from pic_jax.interop.contexts import StoredContexts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of verbs that train: a configuration file and a workdir."""
     parser.add_argument('--config', metavar='FILE', required=True, help='Python file that defines get_config()')
     parser.add_argument('--workdir', metavar='DIR', required=True, help='where the run is kept')
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """`--step` and `--mesh`, of verbs that read a trained compressor."""
+    parser.add_argument(
+        '--step', type=_step, default='latest', metavar='STEP', help='checkpoint: its step, latest (default) or best'
+    )
+    parser.add_argument(
+        '--mesh',
+        default='',
+        metavar='AXIS=SIZE,...',
+        help='split the target over the devices, e.g. fsdp=-1 (default: one)',
+    )
+
+
+def _step(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def mesh_config(text: str) -> MeshConfig:
+    """The mesh of a `--mesh` argument, `fsdp=4,tensor=2`; axes that it does not name have one device.
+
+    Raises:
+      ConfigError: there is no such axis, or a size is not a whole number.
+    """
+    sizes = dict.fromkeys((field.name for field in dataclasses.fields(MeshConfig)), 1)
+    for part in filter(None, text.split(',')):
+        axis, _, size = part.partition('=')
+        if axis not in sizes or not size.removeprefix('-').isdecimal():
+            raise ConfigError(f'--mesh={text}: {part} is not valid: expected AXIS=SIZE, AXIS of {", ".join(sizes)}')
+        sizes[axis] = int(size)
+    return MeshConfig(**sizes)
+
+
+def load(args: argparse.Namespace) -> 'TrainedCompressor':
+    """The compressor of `--workdir`, as `add_reading` says; a mesh that is named stays set for the rest of the process.
+
+    Raises:
+      as `pic_jax.load` and `mesh_config`.
+    """
+    import jax
+
+    from pic_jax import api
+    from pic_jax.training.sharding import make_mesh
+
+    mesh = None
+    if args.mesh:
+        mesh = make_mesh(mesh_config(args.mesh))
+        jax.set_mesh(mesh)  # batches and activations are split as the mesh says
+    return api.load(args.workdir, args.step, mesh)
+
+
+def read_row(args: argparse.Namespace) -> 'StoredContexts':
+    """The stored contexts of `args.file`, which have the row `args.row`.
+
+    Raises:
+      ConfigError: they do not. PicJaxError: the file is not usable.
+    """
+    from pic_jax.interop import context_files
+
+    stored = context_files.read(args.file)
+    if not 0 <= args.row < len(stored):
+        raise ConfigError(f'--row={args.row} is not valid: {args.file} has rows 0 to {len(stored) - 1}')
+    return stored
 
 
 def load_file(path: str) -> dict[str, Any]:

@@ -1,38 +1,50 @@
 """The training loop: batches in, metrics.jsonl and checkpoints out; the same workdir resumes by itself."""
 
+import contextlib
 import dataclasses
 import time
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from pic_jax.budget import memory_slots, num_embeddings
 from pic_jax.compressors.registry import make_compressor
 from pic_jax.config import TrainConfig
-from pic_jax.data.examples import TokenisedRecord, packed
+from pic_jax.data.examples import packed
 from pic_jax.data.loader import Batch, Batches
 from pic_jax.data.prepare import prepare
-from pic_jax.errors import ConfigError, PicJaxError
-from pic_jax.evaluation.harness import Scores, batches_of, methods_of, score
-from pic_jax.evaluation.metrics import gap_share
-from pic_jax.models.scoring import Totals
-from pic_jax.nested import at_ratio, served_ratios, trainable_at
-from pic_jax.run import Run, check_fits, named_folder
+from pic_jax.distributed import is_main
+from pic_jax.errors import ConfigError, PicJaxError, RunInterruptedError
+from pic_jax.evaluation.flops import count_flops
+from pic_jax.run import Run, check_fits
 from pic_jax.training import weights
-from pic_jax.training.checkpoint import Checkpoints, restore_trainable
-from pic_jax.training.objectives import Loss, compressor_loss, words_totals
+from pic_jax.training.checkpoint import Checkpoints, score_of
+from pic_jax.training.identity import identity
+from pic_jax.training.interruption import Preemption, Watchdog
+from pic_jax.training.objectives import Loss, compressor_loss
+from pic_jax.training.profiler import Profiler, clipped
 from pic_jax.training.ratios import drawn_ratios, nested_losses
+from pic_jax.training.sharding import born_sharded, check_mesh, place_batch, rows_of_process
+from pic_jax.training.start import initial_trainable
 from pic_jax.training.step import TrainState, init_state, make_train_step
-from pic_jax.training.workdir import compare_config, read_config, write_config
-from pic_jax.training.writers import MetricsFile, Progress, Record, make_progress
-
-# What a compressor may change when it trains on.
-RESIZABLE = ('ratio', 'ratios', 'chunk_size', 'window', 'context_length')
+from pic_jax.training.summary import summary
+from pic_jax.training.telemetry import Clock, Spikes, tokens_in
+from pic_jax.training.trackers import check_trackers, make_tracker
+from pic_jax.training.validation import make_validation
+from pic_jax.training.workdir import compare_config, write_config
+from pic_jax.training.writers import (
+    Metrics,
+    MetricsFile,
+    Progress,
+    Record,
+    Several,
+    SilentProgress,
+    make_progress,
+)
 
 
 class Job(NamedTuple):
@@ -40,25 +52,47 @@ class Job(NamedTuple):
 
     Attributes:
       config: the run's settings; kept in the workdir, and its `train` and `optimizer` groups drive the loop.
-      loss: see objectives.Loss. init: makes the trained parameters. frozen: parameters that the loss only reads.
-      batches: batches by step. sources: names the examples of a batch, for messages.
+      loss: see objectives.Loss. frozen: parameters that the loss only reads.
+      init: frozen parameters -> fresh trained ones, compiled; or None, and `given` is what to start from.
+      batches: batches by step, of which every process has its rows.
+      sources: names the examples of a batch, for messages.
       validate: trained parameters -> fields of a validation record.
       summary: lines to print at the start.
+      mesh: the devices. base: identity of the frozen parameters, which checkpoints name.
       nested: {ratio: loss} where every step draws a ratio from `config.seed`; its loss is then minimised, not `loss`.
+      counted: the same losses ({0: loss} if not nested) without recomputation, where the job's recompute activations:
+        MFU counts the operations of these.
     """
 
     config: Any
     loss: Loss
-    init: Callable[[], Any]
+    init: Callable[[Any], Any] | None
     frozen: Any
     batches: Batches
     sources: Callable[[Batch], str]
     validate: Callable[[Any], Record]
     summary: Callable[[Any], list[str]]
+    mesh: Mesh
+    given: Any = None
+    base: str = ''
     nested: Mapping[int, Loss] = types.MappingProxyType({})
+    counted: Mapping[int, Loss] = types.MappingProxyType({})
 
 
-def train(run: Run, workdir: Path) -> dict[str, Any]:
+class Watch(NamedTuple):
+    """How a run is looked at while it goes; changes no result.
+
+    profile_steps: steps to trace. log_to: names of trackers (trackers.NAMES).
+    """
+
+    profile_steps: range = range(0)
+    log_to: tuple[str, ...] = ()
+
+
+UNWATCHED = Watch()
+
+
+def train(run: Run, workdir: Path, watch: Watch = UNWATCHED) -> dict[str, Any]:
     """Trains the run's compressor up to `train.steps`, from the workdir's newest checkpoint if it has one.
 
     Returns:
@@ -67,139 +101,250 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     Raises:
       ConfigError: the workdir holds another run, or memory and text do not fit the decoder.
       PicJaxError: data or checkpoint cannot be used, or a loss is not finite (the message has step and batch).
+      RunInterruptedError: the machine is being taken away; a checkpoint has been saved.
     """
     config = run.config
     check_fits(run)
+    check_mesh(config, run.decoder.config, run.mesh)
     names = config.objective.names
     records, dropped = prepare(config.data, names, run.tokenizer, run.template, run.eos_id, ('train', 'validation'))
     training = packed(records['train'], config.data, run.eos_id)
+    rows = rows_of_process(run.mesh, config.train.batch_size)
     job = Job(
         config=config,
         loss=compressor_loss(run),
-        init=lambda: initial_trainable(run),
+        init=None if config.start else lambda base: run.compressor.init(jax.random.key(config.seed), base),
+        given=initial_trainable(run) if config.start else None,
         frozen=run.base,
-        batches=Batches(training, config.data, names, run.eos_id, config.train.batch_size, config.seed),
+        batches=Batches(training, config.data, names, run.eos_id, config.train.batch_size, config.seed, rows),
         sources=lambda batch: ', '.join(training[index].source for index in batch['index']),
         validate=make_validation(run, records['validation']),
         summary=lambda trainable: summary(run, trainable, len(training), dropped),
+        mesh=run.mesh,
+        base=identity(run.base, run.decoder.config),
         nested=nested_losses(run),
+        counted=losses_without_recomputation(run) if config.remat else {},
     )
-    return fit(job, workdir)
+    return fit(job, workdir, watch)
 
 
-def initial_trainable(run: Run) -> Any:
-    """Fresh parameters, or those of the compressor in `config.start`.
+def losses_without_recomputation(run: Run) -> Mapping[int, Loss]:
+    """See `Job.counted`."""
+    decoder = run.decoder.clone(remat=False)
+    plain = dataclasses.replace(run, decoder=decoder, compressor=make_compressor(run.config.compressor, decoder))
+    return nested_losses(plain) or {0: compressor_loss(plain)}
 
-    That compressor may have been trained at other ratios and on other lengths (RESIZABLE); its memory embeddings are
-    then repeated or left out at even distances. A nested one gives those that it uses at the run's ratio.
+
+def initial_state(job: Job) -> TrainState:
+    """The state before the first step, every device making or receiving its own part."""
+
+    def make(frozen: Any, given: Any) -> TrainState:
+        trainable = job.init(frozen) if job.init else given
+        return init_state(trainable, job.config.optimizer, job.config.train.steps)
+
+    return born_sharded(make, job.mesh, job.frozen, job.given)
+
+
+def fit(job: Job, workdir: Path, watch: Watch = UNWATCHED) -> Any:
+    """Runs a job to its last step in a workdir, resuming by itself; returns the trained parameters.
 
     Raises:
-      PicJaxError: that workdir has no checkpoint.
-      ConfigError: it holds another compressor.
+      ConfigError: the workdir holds another run, or a setting does not fit.
+      PicJaxError: a checkpoint does not fit, or more losses than are allowed are not finite.
+      RunInterruptedError: the machine is being taken away; a checkpoint has been saved.
     """
-    if not run.config.start:
-        return run.init_trainable()
-    folder = named_folder(run.config.start)
-    config, ours = read_config(folder), run.config.compressor
-    resized = dataclasses.replace(config.compressor, **{name: getattr(ours, name) for name in RESIZABLE})
-    for name, theirs, own in ('base', config.base, run.config.base), ('compressor', resized, ours):
-        if theirs != own:
-            raise ConfigError(f'start={run.config.start} has {name}={theirs}, this run has {name}={own}')
-    saved = dataclasses.replace(run, config=config, compressor=make_compressor(config.compressor, run.decoder))
-    trainable = restore_trainable(saved, folder)
-    if ours.ratio in config.compressor.ratios:
-        trainable = trainable_at(config.compressor, trainable, ours.ratio)
-    if 'memory_embeddings' not in trainable:
-        return trainable
-    embeddings_MD = trainable['memory_embeddings']
-    rows = np.arange(num_embeddings(ours)) * len(embeddings_MD) // num_embeddings(ours)
-    return trainable | {'memory_embeddings': embeddings_MD[rows]}
-
-
-def fit(job: Job, workdir: Path) -> Any:
-    """Runs a job to its last step in a workdir, resuming by itself; returns the trained parameters."""
     config: TrainConfig = job.config.train
+    check_trackers(watch.log_to)
     if (workdir / weights.NAME).exists():
         raise ConfigError(
             f'{workdir} holds saved weights ({weights.NAME}), which a run must not stand beside: '
             f'use another --workdir, and start={workdir} to go on from them'
         )
     changes = compare_config(workdir, job.config)
-    # Placed as the step's results will be: arrays of two kinds would compile the step twice.
-    state = jax.device_put(init_state(job.init(), job.config.optimizer, config.steps), jax.local_devices()[0])
-    checkpoints = Checkpoints(workdir / 'checkpoints', config.keep_checkpoints)
-    start = checkpoints.latest_step or 0
-    if start > config.steps:
-        raise ConfigError(f'train.steps={config.steps} is not valid: {workdir} has reached step {start}')
-    progress = make_progress(config.steps, start)
+    # Left in reverse order: after a preemption the time belongs to the checkpoint, then to what is shown and sent.
+    with contextlib.ExitStack() as sent, contextlib.ExitStack() as kept:
+        preemption, watchdog = Preemption(), Watchdog(config.stall_timeout_s)
+        kept.callback(preemption.close)
+        kept.callback(watchdog.close)
+        checkpoints = Checkpoints(workdir / 'checkpoints', config.keep_checkpoints, job.base)
+        kept.callback(checkpoints.close)
+        start = checkpoints.latest_step or 0
+        if start > config.steps:
+            raise ConfigError(f'train.steps={config.steps} is not valid: {workdir} has reached step {start}')
+        progress = make_progress(config.steps, start) if is_main() else SilentProgress()
+        sent.callback(progress.close)
+        profiler = Profiler(workdir / 'profile', clipped(watch.profile_steps, start, config.steps, progress.note))
+        sent.callback(end_quietly, profiler.close, progress)
+        trackers = [
+            make_tracker(name, workdir, dataclasses.asdict(job.config), start)
+            for name in watch.log_to
+            if is_main() and start < config.steps
+        ]
+        for tracker in trackers:
+            sent.callback(end_quietly, tracker.close, progress)
+        with jax.set_mesh(job.mesh):
+            state = initial_state(job)
+            for line in [f'changed: {change}' for change in changes] + job.summary(state.trainable):
+                progress.note(line)
+            if start:
+                state = checkpoints.restore(start, state)
+                progress.note(f'resumed from step {start} of {workdir}')
+            if is_main():
+                write_config(workdir, job.config)
+                # Without a checkpoint the run starts over, and its first record with it.
+                file = MetricsFile(workdir / 'metrics.jsonl', keep_until=start or -1)
+                metrics, spikes = Several([file, *trackers]), Spikes(file.kept)
+            else:
+                metrics, spikes = Several([]), Spikes([])
+            if start == 0:
+                metrics.write(validation_record(job, 0, state.trainable))
+            loop = Loop(job, metrics, checkpoints, progress, preemption, watchdog, profiler, spikes)
+            return loop.run(state, start).trainable
+
+
+def end_quietly(close: Callable[[], None], progress: Progress) -> None:
+    """Ends what only looks at a run: a failure there is shown, and does not become the run's."""
     try:
-        for line in [f'changed: {change}' for change in changes] + job.summary(state.trainable):
-            progress.note(line)
-        if start:
-            state = checkpoints.restore(start, state)
-            progress.note(f'resumed from step {start} of {workdir}')
-        write_config(workdir, job.config)
-        # Without a checkpoint the run starts over, and its first record with it.
-        metrics = MetricsFile(workdir / 'metrics.jsonl', keep_until=start or -1)
-        if start == 0:
-            metrics.write(validation_record(job, 0, state.trainable))
-        state = _steps(job, state, start, metrics, checkpoints, progress)
-    finally:
-        progress.close()
-        checkpoints.close()
-    return state.trainable
+        close()
+    except Exception as error:  # of a profiler or of a tracker's own package, of any kind
+        progress.note(f'{type(error).__name__}: {error}')
 
 
-def _steps(
-    job: Job, state: TrainState, start: int, metrics: MetricsFile, checkpoints: Checkpoints, progress: Progress
-) -> TrainState:
-    config: TrainConfig = job.config.train
-    losses = job.nested or {0: job.loss}
-    drawn = drawn_ratios(tuple(losses), job.config.seed, range(config.steps))
-    train_steps = {ratio: make_train_step(loss, job.config.optimizer, config) for ratio, loss in losses.items()}
-    clock = _Clock()
-    waiting: tuple[int, Batch, dict[str, jax.Array]] | None = None
+class Waiting(NamedTuple):
+    """A step that has been dispatched, and whose metrics nobody has asked for yet."""
 
-    def settle() -> None:
+    step: int
+    batch: Batch
+    flops: float
+    values: dict[str, jax.Array]
+
+
+class Loop:
+    """The steps of a job. Metrics of a step are fetched after the next one has been dispatched."""
+
+    def __init__(
+        self,
+        job: Job,
+        metrics: Metrics,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        preemption: Preemption,
+        watchdog: Watchdog,
+        profiler: Profiler,
+        spikes: Spikes,
+    ):
+        """See `fit`, which makes all of these."""
+        self._job, self._metrics, self._checkpoints, self._progress = job, metrics, checkpoints, progress
+        self._preemption, self._watchdog, self._profiler, self._spikes = preemption, watchdog, profiler, spikes
+        self._config: TrainConfig = job.config.train
+        losses = job.nested or {0: job.loss}
+        self._drawn = drawn_ratios(tuple(losses), job.config.seed, range(self._config.steps))
+        self._losses, self._clock, self._waiting = losses, Clock(job.mesh.devices), None
+        self._flops: dict[Any, float] = {}
+        rows = len(rows_of_process(job.mesh, self._config.batch_size))
+        self._shares = self._config.batch_size // rows  # processes that draw different rows
+
+    def run(self, state: TrainState, start: int) -> TrainState:
+        """Runs the steps after `start`.
+
+        Raises:
+          as `fit`.
+        """
+        job, config = self._job, self._config
+        places = jax.tree.map(lambda leaf: leaf.sharding, state)
+        optimizer = job.config.optimizer
+        steps = {ratio: make_train_step(loss, optimizer, config, places) for ratio, loss in self._losses.items()}
+        for step in range(start + 1, config.steps + 1):
+            asked, ratio = time.perf_counter(), self._drawn[step - 1]
+            batch = job.batches[step - 1]
+            arrays = place_batch(batch, job.mesh)
+            self._clock.fetched(time.perf_counter() - asked)
+            self._profiler.before(step)
+            with jax.transfer_guard('disallow'):
+                state, values = steps[ratio](state, job.frozen, arrays)
+            if text := self._profiler.after(step, values):
+                self._progress.note(text)
+            flops = self._count(step, steps[ratio], state, arrays)  # while the devices work on the step
+            self._settle()
+            self._waiting = Waiting(step, batch, flops, values)
+            last, stopped = step == config.steps, self._preemption.reached(step)
+            evaluates = last or (step % config.eval_every == 0 and not stopped)
+            saves = last or stopped or step % config.checkpoint_every == 0
+            if evaluates or saves:
+                self._settle()
+                self._watchdog.rest()
+            score = self._validate(step, state.trainable) if evaluates else None
+            if saves:
+                # Every record up to this step is on disk before the checkpoint can be: a resume loses none.
+                self._checkpoints.save(step, state, score)
+            if stopped and not last:
+                raise RunInterruptedError(
+                    f'told to stop: saved step {step} of {config.steps}; run the same command again to go on'
+                )
+        return state
+
+    def _count(self, number: int, step: Callable[..., Any], state: TrainState, batch: Any) -> float:
+        """Operations of a step, counted once for every ratio and shape of batch; the first are printed."""
+        ratio = self._drawn[number - 1]
+        key = (ratio, *(leaf.shape for leaf in jax.tree.leaves(batch)))
+        if key not in self._flops:
+            if ratio in self._job.counted:
+                step = make_train_step(self._job.counted[ratio], self._job.config.optimizer, self._config)
+            flops = count_flops(step, state, self._job.frozen, batch)
+            if not self._flops:
+                self._progress.note(f'step {number} has {self._clock.formula(flops)}')
+            self._flops[key] = flops
+        return self._flops[key]
+
+    def _settle(self) -> None:
         """Fetches the metrics of the step that was dispatched before the newest one."""
-        nonlocal waiting
-        if waiting is None:
+        if self._waiting is None:
             return
-        step, batch, values = waiting
-        waiting = None
-        clock.tokens += tokens_in(batch)
-        record = {'step': step, 'split': 'train'} | ({'ratio': int(drawn[step - 1])} if job.nested else {})
-        record |= {name: float(value) for name, value in sorted(values.items())}
-        if not record.pop('finite'):
-            raise PicJaxError(
-                f'step {step}: loss {record["loss"]} and gradient norm {record["grad_norm"]} are not finite; '
-                f'the update was discarded. The batch: {job.sources(batch)}'
-            )
-        if step % config.log_every == 0 or step == config.steps:
-            record |= clock.lap()
-            metrics.write(record)
-            progress.update(step, f'step {step}  loss {record["loss"]:.4f}  {record["tokens_per_s"]:.0f} tokens/s')
+        (step, batch, flops, arrays), self._waiting = self._waiting, None
+        values = {name: float(value) for name, value in sorted(arrays.items())}  # waits for the step
+        self._watchdog.fed(step)
+        ratio = int(self._drawn[step - 1])
+        self._clock.worked(tokens_in(batch) * self._shares, flops)
+        skipped = step - int(values.pop('updates'))
+        if not values.pop('finite'):
+            self._skip(step, batch, values, skipped)
+        record = {'step': step, 'split': 'train'} | ({'ratio': ratio} if self._job.nested else {})
+        record |= {name: value for name, value in values.items() if np.isfinite(value)}
+        record['skipped_steps'] = skipped
+        if 'loss' in record and self._spikes.high(record):
+            record['spike'] = True
+            self._progress.note(f'step {step}: loss spike, {record["loss"]:.4f}. The batch: {self._job.sources(batch)}')
+        regular = step % self._config.log_every == 0 or step == self._config.steps
+        if regular:
+            record |= self._clock.lap()
+            self._progress.update(step, _line(record))
+        if regular or 'spike' in record:
+            self._metrics.write(record)
+            self._spikes.add(record)
 
-    for step in range(start + 1, config.steps + 1):
-        batch = job.batches[step - 1]
-        arrays = jax.device_put(batch)
-        with jax.transfer_guard('disallow'):
-            state, values = train_steps[drawn[step - 1]](state, job.frozen, arrays)
-        settle()
-        waiting = step, batch, values
-        last = step == config.steps
-        evaluates, saves = last or step % config.eval_every == 0, last or step % config.checkpoint_every == 0
-        if evaluates or saves:
-            settle()
-        if evaluates:
-            record = validation_record(job, step, state.trainable)
-            metrics.write(record)
-            progress.note(f'step {step}  validation loss {record["loss"]:.4f}  {_shares(record)}'.rstrip())
-            clock.restart()
-        if saves:
-            # Every record up to this step is on disk before the checkpoint can be: a resume loses none.
-            checkpoints.save(step, state)
-    return state
+    def _skip(self, step: int, batch: Batch, values: Mapping[str, float], skipped: int) -> None:
+        """Reports an update that was discarded.
+
+        Raises:
+          PicJaxError: it is one too many.
+        """
+        limit = self._config.max_skipped_steps
+        text = (
+            f'step {step}: loss {values["loss"]} and gradient norm {values["grad_norm"]} are not finite; the update '
+            f'was discarded ({skipped} so far, train.max_skipped_steps={limit}). '
+            f'The batch: {self._job.sources(batch)}'
+        )
+        if skipped > limit:
+            raise PicJaxError(text)
+        self._progress.note(text)
+
+    def _validate(self, step: int, trainable: Any) -> float | None:
+        """Writes the validation record; returns its score (see `checkpoint.score_of`)."""
+        record = validation_record(self._job, step, trainable)
+        self._metrics.write(record)
+        self._progress.note(f'step {step}  validation loss {record["loss"]:.4f}  {_shares(record)}'.rstrip())
+        self._clock.restart()
+        return score_of(record, self._config.best_metric)
 
 
 def validation_record(job: Job, step: int, trainable: Any) -> Record:
@@ -215,116 +360,13 @@ def validation_record(job: Job, step: int, trainable: Any) -> Record:
     return record
 
 
-class _Clock:
-    """Wall-clock fields of a record; nothing else in metrics.jsonl depends on time."""
-
-    def __init__(self):
-        self.restart()
-
-    def lap(self) -> dict[str, float]:
-        """Seconds and tokens per second since the last lap."""
-        seconds = time.perf_counter() - self._time
-        fields = {'elapsed_s': round(seconds, 3), 'tokens_per_s': round(self.tokens / max(seconds, 1e-9), 1)}
-        self.restart()
-        return fields
-
-    def restart(self) -> None:
-        """Starts a new lap."""
-        self.tokens, self._time = 0, time.perf_counter()
-
-
-def tokens_in(batch: dict[str, Any]) -> int:
-    """Real context tokens and target tokens of a batch."""
-    groups = [value for value in batch.values() if isinstance(value, dict)]
-    targets = sum(int(mask.sum()) for group in groups for mask in group.values() if mask.dtype == bool)
-    return targets + int(np.sum(batch.get('context_length', 0)))
-
-
-def make_validation(run: Run, records: Sequence[TokenisedRecord]) -> Callable[[Any], Record]:
-    """A function from trainable parameters to the fields of a validation record.
-
-    Fields: `loss` (weighted as in training, without distill), `<objective>_nats`, `<objective>_exact` (share of
-    examples whose every target token is the first choice where the right text precedes), nats with `_<control>` for
-    every control, and `<objective>_gap_share` = (no_context - method) / (no_context - full_context). Controls that
-    do not depend on the compressor are scored once. `words_distance` is the loss `words` per vector. All are of the
-    finest ratio; a nested compressor adds `<objective>_nats_<ratio>x` for each of the others.
-    """
-    method, *controls = methods_of(run)
-    # Spread over the split: its first examples may all be questions on a few documents.
-    limit = min(run.config.train.eval_examples, len(records))
-    records = [records[index * len(records) // limit] for index in range(limit)]
-    shares = {name: getattr(run.config.objective, name) for name in run.config.objective.names}
-    fixed: dict[str, Scores] = {}
-
-    @jax.jit
-    def distances(trainable: Any, batch: Batch) -> Totals:
-        memory = run.compressor.compress(run.base, trainable, batch['context'], batch['context_length'])
-        totals = words_totals(run, run.base, memory, batch['context'], batch['context_length'])
-        return jax.tree.map(lambda x: jnp.where(batch['index'] >= 0, x, 0), totals)
-
-    def validate(trainable: Any) -> Record:
-        if not fixed:
-            names = [name for name in controls if name != 'shuffled_memory']
-            fixed.update(score(run, trainable, records, names, limit))
-        scores = fixed | score(run, trainable, records, (method, 'shuffled_memory'), limit)
-        record = {'loss': sum(weight * scores[method].per_token(name) for name, weight in shares.items())}
-        if run.config.objective.words:
-            parts = [distances(trainable, batch) for batch in batches_of(run, records, limit)]
-            record['words_distance'] = float(
-                sum(part.nats.sum() for part in parts) / sum(part.tokens.sum() for part in parts)
-            )
-            record['loss'] += run.config.objective.words * record['words_distance']
-        for name in shares:
-            nats = {other: scores[other].per_token(name) for other in (method, *controls)}
-            record[f'{name}_nats'] = nats.pop(method)
-            record[f'{name}_exact'] = scores[method].exact(name)
-            record |= {f'{name}_nats_{other}': value for other, value in nats.items()}
-            if 'full_context' in nats and name != 'ae':
-                share = gap_share(nats['no_context'], nats['full_context'], record[f'{name}_nats'])
-                record |= {f'{name}_gap_share': share} if np.isfinite(share) else {}
-        return record | nats_at_coarser_ratios(run, trainable, records)
-
-    return validate
-
-
-def nats_at_coarser_ratios(run: Run, trainable: Any, records: Sequence[TokenisedRecord]) -> Record:
-    """`<objective>_nats_<ratio>x` of a nested compressor, for every ratio but its finest."""
-    compressor, record = run.config.compressor, {}
-    for ratio in compressor.ratios[1:]:
-        weights, view = trainable_at(compressor, trainable, ratio), run.at_ratio(ratio)
-        scores = score(view, weights, records, (compressor.method,), len(records))[compressor.method]
-        record |= {f'{name}_nats_{ratio}x': scores.per_token(name) for name in run.config.objective.names}
-    return record
-
-
-def count(tree: Any) -> int:
-    """Parameters in a tree."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def summary(run: Run, trainable: Any, examples: int, dropped: int) -> list[str]:
-    """What is about to happen, in a few lines."""
-    config, devices = run.config, jax.devices()
-    context = config.data.context_length
-    ratios = served_ratios(config.compressor)
-    k = [memory_slots(at_ratio(config.compressor, ratio), context) for ratio in ratios]
-    drawn = f' (each step draws one of {len(ratios)})' if len(ratios) > 1 else ''
-    layout = config.compressor.method
-    if config.compressor.chunk_size:
-        layout += f' (chunks of {config.compressor.chunk_size}, context sees {config.compressor.context_sees})'
-    return [
-        f'devices: {len(devices)} x {devices[0].device_kind}',
-        f'parameters: {count(trainable):,} trained, {count(run.base):,} frozen ({config.base})',
-        f'{layout}: ratio {commas(ratios)}{drawn}, {context} tokens -> k = {commas(k)} vectors',
-        f'{examples:,} training examples, {config.train.batch_size} a step, '
-        f'up to {config.train.batch_size * context:,} context tokens a step',
-        *([f'{dropped:,} documents are too short for data.min_context and are left out'] if dropped else []),
-    ]
-
-
-def commas(numbers: Sequence[int]) -> str:
-    """`4, 8, 16`."""
-    return ', '.join(map(str, numbers))
+def _line(record: Record) -> str:
+    """What the terminal shows of a train record."""
+    parts = [f'step {record["step"]}']
+    parts += [f'loss {record["loss"]:.4f}'] if 'loss' in record else ['skipped']
+    parts += [f'{record["tokens_per_s"]:.0f} tokens/s']
+    parts += [f'MFU {record["mfu"]:.1%}'] if 'mfu' in record else []
+    return '  '.join(parts)
 
 
 def _shares(record: Record) -> str:

@@ -22,8 +22,10 @@ from pic_jax.models.decoder import Decoder, Params, init_params
 from pic_jax.models.scoring import Totals, text_logits, token_nats
 from pic_jax.run import named_folder
 from pic_jax.training.induction import with_induction
-from pic_jax.training.loop import Job, count, fit
+from pic_jax.training.loop import Job, fit
 from pic_jax.training.objectives import Loss
+from pic_jax.training.sharding import single_device_mesh
+from pic_jax.training.summary import count
 
 BOS, EOS = '<s>', '</s>'
 LOSSES = {'document': ('text', 'answer', 'repeat'), 'mixture': ('mixture_answer', 'mixture_text'), 'copy': ('copy',)}
@@ -89,12 +91,14 @@ def pretrain(config: PretrainConfig, workdir: Path) -> tuple[Path, float | None]
     job = Job(
         config=config,
         loss=loss,
-        init=lambda: initial_params(decoder, config),
+        init=None,
+        given=initial_params(decoder, config),
         frozen=None,
         batches=batches('train', config.seed),
         sources=lambda batch: 'generated documents',
         validate=validate,
         summary=lambda params: [f'{count(params):,} parameters'],
+        mesh=single_device_mesh(),
     )
     fields = [f'{name}_{what}' for name in loss.weights for what in ('nats', 'accuracy')]
     fields += [f'{name}_exact' for name in loss.weights if name.endswith('answer')]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from pic_jax.config import OptimizerConfig, TrainConfig
+from pic_jax.models.partitioning import constrain
 from pic_jax.training.objectives import Loss
 from pic_jax.training.optimizer import learning_rate, make_optimizer
 
@@ -28,13 +29,17 @@ def init_state(trainable: Any, optimizer: OptimizerConfig, steps: int) -> TrainS
     return TrainState(jnp.int32(0), trainable, make_optimizer(optimizer, steps).init(trainable))
 
 
-def make_train_step(loss: Loss, optimizer_config: OptimizerConfig, config: TrainConfig) -> StepFn:
-    """`update` at the configured learning rate, jitted; the state is donated."""
+def make_train_step(loss: Loss, optimizer_config: OptimizerConfig, config: TrainConfig, places: Any = None) -> StepFn:
+    """`update` at the configured learning rate, jitted; the state is donated.
+
+    Args:
+      places: shardings of the state (sharding.shardings), which the new state keeps; None leaves them to the compiler.
+    """
 
     def step(state: TrainState, frozen: Any, batch: Batch):
         return update(loss, optimizer_config, config, optimizer_config.learning_rate, state, frozen, batch)
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=None if places is None else (places, None))
 
 
 def make_ensemble_step(loss: Loss, optimizer_config: OptimizerConfig, config: TrainConfig) -> Callable[..., Any]:
@@ -66,7 +71,8 @@ def update(
 
     Returns:
       the state, and metrics: float32 scalars `loss`, `grad_norm` (before clipping),
-      `learning_rate`, `finite` (1 or 0), and per objective `<name>_nats` (per target token) and `<name>_tokens`.
+      `learning_rate`, `finite` (1 or 0), `updates` (done, with this one), and per objective
+      `<name>_nats` (per target token) and `<name>_tokens`.
     """
     optimizer = make_optimizer(optimizer_config, config.steps, peak)
     schedule = learning_rate(optimizer_config, config.steps, peak)
@@ -79,6 +85,7 @@ def update(
     updated = TrainState(state.step + 1, optax.apply_updates(state.trainable, updates), opt_state)
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
     metrics = {'loss': total, 'grad_norm': grad_norm, 'learning_rate': schedule(state.step), 'finite': finite}
+    metrics['updates'] = kept.step
     metrics |= {f'{name}_nats': value for name, value in per_token.items()}
     metrics |= {f'{name}_tokens': value for name, value in tokens.items()}
     return kept, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
@@ -88,6 +95,8 @@ def accumulate(
     loss: Loss, trainable: Any, frozen: Any, batch: Batch, microbatches: int
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array], Any]:
     """Totals and gradients of a batch, one microbatch at a time.
+
+    Microbatch j has the rows j, j + microbatches, ...: each is spread over the devices as the batch is.
 
     Returns:
       summed nats and target tokens per objective, and the gradient of
@@ -104,7 +113,11 @@ def accumulate(
         (_, nats), grads = jax.value_and_grad(loss_fn, has_aux=True)(trainable, part)
         return jax.tree.map(jnp.add, carry, (nats, grads)), None
 
-    parts = jax.tree.map(lambda x: x.reshape(microbatches, x.shape[0] // microbatches, *x.shape[1:]), batch)
+    def split(x: jax.Array) -> jax.Array:
+        parts = jnp.moveaxis(x.reshape(x.shape[0] // microbatches, microbatches, *x.shape[1:]), 1, 0)
+        return constrain(parts, 'microbatches', 'batch', *('length',) * (x.ndim - 1))
+
+    parts = jax.tree.map(split, batch)
     zeros = jax.tree.map(jnp.zeros_like, trainable)
     start = (dict.fromkeys(loss.weights, jnp.float32(0)), zeros)
     (nats, grads), _ = jax.lax.scan(add, start, parts)

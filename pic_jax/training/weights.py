@@ -1,5 +1,6 @@
 """A compressor's trained weights in one file, beside the config.json that says what they are (docs/FORMATS.md)."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def write_weights(folder: Path, config: RunConfig, trainable: Any) -> None:
     if (folder / 'checkpoints').exists():
         raise PicJaxError(f'{folder} is the workdir of a run: expected another folder to save to')
     write_config(folder, config)
-    tensors = {name: np.asarray(leaf.astype(jnp.bfloat16)) for name, leaf in _named(trainable).items()}
+    tensors = {name: np.asarray(leaf.astype(jnp.bfloat16)) for name, leaf in named(trainable).items()}
     with replacing(folder / NAME) as temporary:
         save_file(tensors, temporary, {'format': FORMAT, 'format_version': VERSION})
 
@@ -39,7 +40,7 @@ def read_weights(folder: Path, like: Any) -> Any:
     Raises:
       PicJaxError: the file is not readable, not a compressor's, or of another one.
     """
-    path, wanted = folder / NAME, _named(like)
+    path, wanted = folder / NAME, named(like)
     try:
         with safe_open(path, 'np') as file:
             metadata = file.metadata() or {}
@@ -57,6 +58,14 @@ def read_weights(folder: Path, like: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _named(tree: Any) -> dict[str, Any]:
+def weights_sha256(folder: Path) -> str | None:
+    """Hex digits that name the weights in a folder; None where it has no such file, as the workdir of a run."""
+    if not (folder / NAME).is_file():
+        return None
+    with (folder / NAME).open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def named(tree: Any) -> dict[str, Any]:
     """'lora.layers.mlp.up_proj.lora_A' -> leaf."""
     return {'.'.join(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

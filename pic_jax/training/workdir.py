@@ -8,9 +8,12 @@ from pic_jax.config import RunConfig, from_mapping, to_mapping
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.files import read_json, write_text
 
-# What may change between two starts of one run: how long it goes on, how it reports, how it steps.
-CHANGEABLE = ('remat', 'bar', 'optimizer.', 'train.steps', 'train.microbatches', 'train.log_every', 'train.eval_every',
-              'train.eval_examples', 'train.checkpoint_every', 'train.keep_checkpoints')  # fmt: skip
+# What may change between two starts of one run: how long it goes on, how it reports, how it steps, on what.
+CHANGEABLE = (
+    'remat', 'bar', 'mesh.', 'optimizer.', 'train.steps', 'train.microbatches', 'train.log_every', 'train.eval_every',
+    'train.eval_examples', 'train.checkpoint_every', 'train.keep_checkpoints', 'train.best_metric',
+    'train.stall_timeout_s', 'train.max_skipped_steps',
+)  # fmt: skip
 
 
 def read_config(workdir: Path, kind: type = RunConfig) -> Any:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +13,32 @@ from pic_jax.files import write_text
 Record = dict[str, Any]
 
 
+class Metrics(Protocol):
+    """Takes the records of a run."""
+
+    def write(self, record: Record) -> None:
+        """Keeps one record."""
+
+
+class Several:
+    """Gives every record to all of several; to nobody, in the processes that write nothing."""
+
+    def __init__(self, parts: Sequence[Metrics]):
+        """See the class."""
+        self._parts = parts
+
+    def write(self, record: Record) -> None:
+        """To each in turn."""
+        for part in self._parts:
+            part.write(record)
+
+
 class MetricsFile:
-    """metrics.jsonl: one JSON object a line, flushed to disk as a whole line."""
+    """metrics.jsonl: one JSON object a line, flushed to disk as a whole line.
+
+    Attributes:
+      kept: the records that were there and stay.
+    """
 
     def __init__(self, path: Path, keep_until: int):
         """Opens the file for appending; records after step `keep_until` are dropped first, atomically.
@@ -21,10 +46,11 @@ class MetricsFile:
         Raises:
           PicJaxError: a line other than the last (which a kill may have cut) is not a record.
         """
-        self.path = path
+        self.path, self.kept = path, []
         if path.exists():
-            kept = [line for line, record in _records(path) if record['step'] <= keep_until]
-            write_text(path, ''.join(line + '\n' for line in kept))
+            kept = [(line, record) for line, record in _records(path) if record['step'] <= keep_until]
+            self.kept = [record for _, record in kept]
+            write_text(path, ''.join(line + '\n' for line, _ in kept))
 
     def write(self, record: Record) -> None:
         """Appends one record and waits until it is on disk."""
@@ -40,7 +66,7 @@ def _records(path: Path) -> list[tuple[str, Record]]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            found.append((line, {'step': int(record['step'])}))
+            found.append((line, record | {'step': int(record['step'])}))
         except (ValueError, KeyError, TypeError) as error:
             if number < len(lines):
                 raise PicJaxError(f'{path}:{number}: not a metrics record ({error})') from error
@@ -58,6 +84,19 @@ class Progress(Protocol):
 
     def close(self) -> None:
         """Takes the bar away."""
+
+
+class SilentProgress:
+    """Of the processes that show nothing."""
+
+    def update(self, step: int, text: str) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 class PlainProgress:

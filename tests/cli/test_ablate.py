@@ -1,28 +1,35 @@
 """`pic-jax ablate` on a target of milliseconds."""
 
 import csv
+import dataclasses
+import hashlib
 import json
 
 import pytest
 
 from pic_jax.cli.ablate import started
 from pic_jax.cli.main import main
-from pic_jax.config import RunConfig
+from pic_jax.config import RunConfig, to_mapping
 from pic_jax.errors import ConfigError
-from pic_jax.evaluation import ablation
+from pic_jax.evaluation import ablation, harness
+
+
+def write_sweep(path, settings, rows):
+    """A file with these dotted settings and overrides."""
+    path.write_text(
+        'from pic_jax.config import default_config\n\n\ndef get_config():\n    config = default_config()\n'
+        f'    config.update_from_flattened_dict({settings!r})\n    return config\n\n\n'
+        f'def get_sweep():\n    return {rows!r}\n'
+    )
+    return path
 
 
 @pytest.fixture(scope='module')
 def sweep_file(tmp_path_factory, tiny_settings):
     """Two ratios, two seeds, and a chunk size that the ratio does not divide."""
-    path = tmp_path_factory.mktemp('sweep') / 'sweep.py'
-    path.write_text(
-        'from pic_jax.config import default_config, grid\n\n\ndef get_config():\n    config = default_config()\n'
-        f'    config.update_from_flattened_dict({tiny_settings!r})\n    return config\n\n\n'
-        "def get_sweep():\n    rows = grid({'compressor.ratio': (2, 4), 'seed': (0, 1)})\n"
-        "    return rows + [{'compressor.ratio': 3, 'seed': 0}]\n"
-    )
-    return path
+    rows = [{'compressor.ratio': ratio, 'seed': seed} for ratio in (2, 4) for seed in (0, 1)]
+    rows.append({'compressor.ratio': 3, 'seed': 0})
+    return write_sweep(tmp_path_factory.mktemp('sweep') / 'sweep.py', tiny_settings, rows)
 
 
 @pytest.fixture(scope='module')
@@ -31,6 +38,32 @@ def swept(sweep_file, tmp_path_factory):
     workdir = tmp_path_factory.mktemp('swept')
     assert main(['ablate', f'--config={sweep_file}', f'--workdir={workdir}']) == 1
     return workdir
+
+
+def test_two_seeds_train_together(tiny_settings, tmp_path, monkeypatch):
+    """The first stage of the sweeps that ship: no text is decoded, which is most of what compiles elsewhere."""
+    words = {'objective.lm': 0.0, 'objective.words': 1.0, 'optimizer.learning_rate': 0.03}
+    path = write_sweep(tmp_path / 'sweep.py', tiny_settings | words, [{'seed': 0}, {'seed': 1}])
+    scored, score = [], harness.score
+
+    def counted(run, trainable, records, methods, limit):
+        scored.extend((run.config.seed, name) for name in methods)
+        return score(run, trainable, records, methods, limit)
+
+    monkeypatch.setattr(harness, 'score', counted)
+    workdir = tmp_path / 'run'
+    assert main(['ablate', f'--config={path}', f'--workdir={workdir}', '--save']) == 0
+    rows = [json.loads((workdir / 'rows' / f'seed={seed}.json').read_text()) for seed in (0, 1)]
+    for row in rows:
+        assert (row['trained_together'], row['rows'], row['start_sha256']) == (2, [], None)
+        assert [record['step'] for record in row['curve']] == [0, 2, 4]
+        assert row['curve'][-1]['words_distance'] < row['curve'][0]['words_distance']
+    assert rows[0]['curve'][0] != rows[1]['curve'][0]  # each has weights of its own
+    files = [(workdir / 'rows' / f'seed={seed}' / 'compressor.safetensors').read_bytes() for seed in (0, 1)]
+    assert files[0] != files[1]
+    # The second one has what the first one's controls gave.
+    assert sorted(name for seed, name in scored if seed == 1) == ['pic', 'shuffled_memory']
+    assert len(scored) == 6 + 2
 
 
 @pytest.mark.slow
@@ -63,12 +96,7 @@ def test_every_row_leaves_a_file_and_the_failed_one_a_line(swept, sweep_file, ca
 
 @pytest.mark.slow
 def test_rows_start_from_the_same_rows_of_another_sweep(tmp_path, tiny_settings, capsys):
-    path = tmp_path / 'sweep.py'
-    path.write_text(
-        'from pic_jax.config import default_config, grid\n\n\ndef get_config():\n    config = default_config()\n'
-        f'    config.update_from_flattened_dict({tiny_settings!r})\n    return config\n\n\n'
-        "def get_sweep():\n    return grid({'seed': (0, 1)})\n"
-    )
+    path = write_sweep(tmp_path / 'sweep.py', tiny_settings, [{'seed': 0}, {'seed': 1}])
     first, second = tmp_path / 'first', tmp_path / 'second'
     fast = '--config.optimizer.learning_rate=0.1'
     assert main(['ablate', f'--config={path}', f'--workdir={first}', '--examples=2', '--save', fast]) == 0
@@ -79,7 +107,10 @@ def test_rows_start_from_the_same_rows_of_another_sweep(tmp_path, tiny_settings,
             for folder in (first, second)]  # fmt: skip
     assert [row['trained_together'] for row in rows[1]] == [2, 2]
     for before, after in zip(*rows, strict=True):
-        assert after['config']['start'] == str(first / 'rows' / before['name'])
+        weights = first / 'rows' / before['name'] / 'compressor.safetensors'
+        assert after['config']['start'] == str(weights.parent)
+        assert before['start_sha256'] is None
+        assert after['start_sha256'] == hashlib.sha256(weights.read_bytes()).hexdigest()
         ended, begun = before['curve'][-1]['loss'], after['curve'][0]['loss']
         assert begun == pytest.approx(ended, abs=2e-2)  # the file is bfloat16
         assert abs(before['curve'][0]['loss'] - begun) > 5e-2
@@ -98,6 +129,51 @@ def test_a_row_starts_from_its_namesake_or_fails_alone(tmp_path):
     assert started(row, tmp_path).config == RunConfig(seed=1, start=str(tmp_path / 'rows' / 'seed=1'))
     with pytest.raises(ConfigError, match='seed=1 has start=elsewhere already'):
         started(ablation.Row({'seed': 1}, RunConfig(seed=1, start='elsewhere')), tmp_path)
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A function from a folder and bytes to a row that starts from a file of those bytes in that folder."""
+
+    def make(name, weights):
+        (tmp_path / name).mkdir(exist_ok=True)
+        if weights is not None:
+            (tmp_path / name / 'compressor.safetensors').write_bytes(weights)
+        return ablation.Row({'seed': 1}, RunConfig(seed=1, start=str(tmp_path / name)))
+
+    return make
+
+
+def store(folder, row, **more):
+    """Leaves the row's file as if it had been trained."""
+    ablation.row_path(folder, row).parent.mkdir(exist_ok=True)
+    stored = {'config': to_mapping(row.config), 'split': 'test', 'examples': 3} | more
+    ablation.row_path(folder, row).write_text(json.dumps(stored))
+
+
+def test_a_row_is_known_by_the_weights_it_started_from(tmp_path, begun):
+    row = begun('first', b'weights')
+    store(tmp_path, row, start_sha256=hashlib.sha256(b'weights').hexdigest())
+    assert ablation.is_stored(row, tmp_path, 'test', 3)
+    assert ablation.is_stored(begun('moved', b'weights'), tmp_path, 'test', 3)
+    for name in ('first', 'moved'):
+        with pytest.raises(
+            ConfigError, match=r'start=weights of sha256 [0-9a-f]{64}, this sweep has weights of sha256'
+        ):
+            ablation.is_stored(begun(name, b'others'), tmp_path, 'test', 3)
+    fresh = ablation.Row({'seed': 1}, dataclasses.replace(row.config, start=''))
+    with pytest.raises(ConfigError, match=r'was made with start=.*first, this sweep has :'):
+        ablation.is_stored(fresh, tmp_path, 'test', 3)
+
+
+@pytest.mark.parametrize(('more', 'weights'), [({}, b'weights'), ({'start_sha256': None}, None)])
+def test_a_row_without_that_is_known_by_the_place(tmp_path, begun, more, weights):
+    """Rows of before it was kept, and those that start from the checkpoint of a run."""
+    row = begun('first', weights)
+    store(tmp_path, row, **more)
+    assert ablation.is_stored(row, tmp_path, 'test', 3)
+    with pytest.raises(ConfigError, match=r'was made with start=.*first, this sweep has .*moved'):
+        ablation.is_stored(begun('moved', weights), tmp_path, 'test', 3)
 
 
 def test_rows_that_score_nothing_show_their_last_loss():

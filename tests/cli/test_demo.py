@@ -9,7 +9,7 @@ import pytest
 from pic_jax.cli.demo import OVERRIDES, Named, demo_config, gain
 from pic_jax.cli.settings import resolve
 from pic_jax.run import open_run
-from pic_jax.training.loop import initial_trainable
+from pic_jax.training.start import initial_trainable
 
 
 def test_the_gain_is_paired_by_question():

@@ -19,8 +19,10 @@ from pic_jax.evaluation import ablation
 from pic_jax.interop import context_files
 from pic_jax.run import open_run
 from pic_jax.training.ensemble import check_members, train_members
-from pic_jax.training.loop import initial_trainable, train
+from pic_jax.training.loop import train
 from pic_jax.training.ratios import drawn_ratios
+from pic_jax.training.start import initial_trainable
+from pic_jax.training.telemetry import MEASURED
 from pic_jax.training.weights import write_weights
 
 TEXTS = ['Mara lives in Stonehaven and sells plums.', 'Short.']
@@ -174,9 +176,27 @@ def test_members_of_a_nested_training_equal_separate_runs(make_run, tmp_path):
     assert {'lm_nats', 'lm_nats_4x', 'lm_nats_8x'} <= set(outcomes[0].curve[-1])
 
 
+def test_a_nested_training_takes_steps_at_every_ratio(make_run, tmp_path):
+    """No text is decoded, which is most of what compiles in the tests below."""
+    words = ['compressor.ratios=2,4', 'objective.lm=0.0', 'objective.words=1.0', 'optimizer.learning_rate=0.03']
+    run = make_run(*words, 'train.steps=3', 'train.eval_every=3')
+    trained, fresh = train(run, tmp_path), run.init_trainable()
+    steps = [record for record in fields(tmp_path) if record['split'] == 'train']
+    drawn = drawn_ratios((2, 4), 0, range(3)).tolist()
+    assert [record['ratio'] for record in steps] == drawn
+    assert set(drawn) == {2, 4}
+    # A chunk of 8 tokens has 4 or 2 vectors; the batch has 4 contexts of at most 24 tokens.
+    most = {2: 4 * 12, 4: 4 * 6}
+    assert all(most[record['ratio']] / 2 < record['words_tokens'] <= most[record['ratio']] for record in steps)
+    assert trained['memory_embeddings'].shape == fresh['memory_embeddings'].shape == (4, 32)
+    assert np.abs(trained['memory_embeddings'] - fresh['memory_embeddings']).max(axis=1).min() > 1e-3
+    first, last = [record['words_distance'] for record in fields(tmp_path) if record['split'] == 'validation']
+    assert last < first
+
+
 def fields(workdir: Path) -> list[dict]:
     found = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    return [{key: value for key, value in record.items() if not key.endswith(('_s', '_per_s'))} for record in found]
+    return [{key: value for key, value in record.items() if not key.endswith(MEASURED)} for record in found]
 
 
 @pytest.mark.slow

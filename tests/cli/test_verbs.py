@@ -112,6 +112,31 @@ def test_eval(finished_workdir, capsys):
     assert '5 examples' in captured.err
 
 
+def test_eval_reads_the_checkpoint_that_it_is_told(finished_workdir, capsys):
+    assert main(['eval', f'--workdir={finished_workdir}', '--step=2', '--examples=2', '--json']) == 0
+    assert json.loads((finished_workdir / 'results.json').read_text())['step'] == 2
+    older = [row for row in json.loads(capsys.readouterr().out) if row['method'] == 'pic']
+    assert main(['eval', f'--workdir={finished_workdir}', '--examples=2', '--json']) == 0
+    assert [row for row in json.loads(capsys.readouterr().out) if row['method'] == 'pic'] != older
+    assert main(['eval', f'--workdir={finished_workdir}', '--step=3']) == 1
+    assert 'step=3 is not valid: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('mesh', 'said'),
+    [
+        ('model=2', 'model=2 is not valid: expected AXIS=SIZE, AXIS of data, fsdp, tensor, context'),
+        ('fsdp=two', 'fsdp=two is not valid'),
+        ('fsdp', 'fsdp is not valid'),
+        ('tensor=2,fsdp=0', 'mesh.fsdp=0 is not valid'),
+        ('fsdp=7', 'mesh'),
+    ],
+)
+def test_a_mesh_to_read_on_is_checked(trained_workdir, capsys, mesh, said):
+    assert main(['eval', f'--workdir={trained_workdir}', f'--mesh={mesh}']) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_eval_prints_a_table_of_another_split(finished_workdir, capsys):
     assert main(['eval', f'--workdir={finished_workdir}', '--split=train', '--examples=5']) == 0
     lines = capsys.readouterr().out.splitlines()

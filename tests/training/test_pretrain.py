@@ -17,6 +17,7 @@ from pic_jax.models import hf
 from pic_jax.models.decoder import Decoder
 from pic_jax.training import pretrain as pretraining
 from pic_jax.training.pretrain import pretrain
+from pic_jax.training.telemetry import MEASURED
 
 CONFIG = PretrainConfig(
     vocab_size=600, hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -36,18 +37,38 @@ LOSSES = ('text', 'answer', 'repeat', 'mixture_answer', 'mixture_text', 'copy')
 @pytest.fixture(scope='module')
 def stage(tmp_path_factory):
     """A workdir of a finished stage; its tokenizer is trained on fewer texts than usual. Not to be written to."""
-    records = generator.generate(CONFIG.corpus, 'train', 60, seed=0)
     workdir = tmp_path_factory.mktemp('stage')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretraining, 'corpus_texts', lambda seed: [record.context for record in records])
+        patch.setattr(pretraining, 'corpus_texts', few_texts)
         returned = pretrain(CONFIG, workdir)
     return workdir, returned
+
+
+def few_texts(seed: int) -> list[str]:
+    """Enough to train a tokenizer of 600 ids."""
+    return [record.context for record in generator.generate(CONFIG.corpus, 'train', 60, seed=seed)]
 
 
 def records(workdir) -> list[dict]:
     """metrics.jsonl without the fields that depend on the clock."""
     found = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    return [{k: v for k, v in record.items() if not k.endswith(('_s', '_per_s'))} for record in found]
+    return [{k: v for k, v in record.items() if not k.endswith(MEASURED)} for record in found]
+
+
+def test_a_stage_of_copying_takes_steps_and_leaves_a_model(tmp_path, monkeypatch):
+    """The shortest stage: one loss, two steps, too few to learn from."""
+    monkeypatch.setattr(pretraining, 'corpus_texts', few_texts)
+    rows = RowsConfig(copies=2, copy_length=24, copy_period=8)
+    train = dataclasses.replace(CONFIG.train, steps=2, eval_every=2)
+    folder, reached = pretrain(dataclasses.replace(CONFIG, rows=rows, train=train), tmp_path)
+    found = records(tmp_path)
+    assert [(r['split'], r['step']) for r in found] == [
+        ('validation', 0), ('train', 1), ('train', 2), ('validation', 2),
+    ]  # fmt: skip
+    assert found[-1]['copy_nats'] != found[0]['copy_nats']
+    assert reached == found[-1]['copy_accuracy']
+    assert hf.read_config(folder) == CONFIG.decoder
+    assert hf.load_params(folder, CONFIG.decoder, np.float32)['embed_tokens']['embedding'].shape == (600, 64)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from pic_jax.training import loop
 from pic_jax.training.loop import Job, fit
 from pic_jax.training.objectives import Loss, compressor_loss
 from pic_jax.training.ratios import drawn_ratios, nested_losses
+from pic_jax.training.sharding import single_device_mesh
 from pic_jax.training.step import accumulate
 
 RATIOS = (4, 8, 16)
@@ -108,7 +109,7 @@ def make_job(numbers: Numbers) -> Job:
 
     def loss_at(place):
         def totals(trained, frozen, batch):
-            return {'lm': Totals((trained['w'][place] * frozen - batch['lm']['x']) ** 2, jnp.ones(2))}
+            return {'lm': Totals((trained['weight'][place] * frozen - batch['lm']['x']) ** 2, jnp.ones(2))}
 
         return Loss({'lm': 1.0}, totals, lambda batch: {'lm': jnp.sum(batch['lm']['is_target'])})
 
@@ -118,12 +119,13 @@ def make_job(numbers: Numbers) -> Job:
             base='none', seed=3, optimizer=OptimizerConfig(learning_rate=0.1, warmup_steps=1), train=train
         ),
         loss=loss_at(0),
-        init=lambda: {'w': jnp.array([3, 5, 7], jnp.float32)},
+        init=lambda _: {'weight': jnp.array([3, 5, 7], jnp.float32)},
         frozen=jnp.float32(2),
         batches=numbers,
         sources=lambda batch: '',
-        validate=lambda trained: {'loss': float(trained['w'].sum())},
+        validate=lambda trained: {'loss': float(trained['weight'].sum())},
         summary=lambda trained: [],
+        mesh=single_device_mesh(),
         nested={ratio: loss_at(place) for place, ratio in enumerate((2, 4, 8))},
     )
 
@@ -155,15 +157,15 @@ def test_the_loop_draws_and_resumes_bit_for_bit(tmp_path, monkeypatch):
         with pytest.raises(Interrupted):
             fit(make_job(Numbers(stop)), tmp_path / 'parts')
     again = fit(make_job(Numbers()), tmp_path / 'parts')
-    assert again['w'].tobytes() == whole['w'].tobytes()
+    assert again['weight'].tobytes() == whole['weight'].tobytes()
     assert train_records(tmp_path / 'parts') == train_records(tmp_path / 'whole')
 
 
 def test_only_what_was_drawn_moves(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, 'drawn_ratios', lambda ratios, seed, steps: np.full(len(steps), 4))
     trained = fit(make_job(Numbers()), tmp_path)
-    assert (trained['w'][0], trained['w'][2]) == (3, 7)
-    assert trained['w'][1] < 4.9
+    assert (trained['weight'][0], trained['weight'][2]) == (3, 7)
+    assert trained['weight'][1] < 4.9
 
 
 def test_a_job_without_ratios_has_no_ratio_in_its_records(tmp_path):

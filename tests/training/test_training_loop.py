@@ -20,10 +20,16 @@ import pic_jax
 from pic_jax.cli.main import main
 from pic_jax.config import OptimizerConfig, RunConfig, TrainConfig
 from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.evaluation.flops import count_flops
+from pic_jax.models.decoder import Decoder
 from pic_jax.models.scoring import Totals
 from pic_jax.run import check_fits, open_run
-from pic_jax.training.loop import Job, fit, initial_trainable, tokens_in
-from pic_jax.training.objectives import Loss
+from pic_jax.training.loop import Job, Watch, fit, losses_without_recomputation
+from pic_jax.training.objectives import Loss, compressor_loss
+from pic_jax.training.sharding import single_device_mesh
+from pic_jax.training.start import initial_trainable
+from pic_jax.training.step import init_state, make_train_step
+from pic_jax.training.telemetry import MEASURED, tokens_in
 from pic_jax.training.workdir import read_config
 
 CONFIG = RunConfig(
@@ -38,18 +44,20 @@ class Interrupted(Exception):  # noqa: N818
 
 
 class Numbers:
-    """Batch `step` holds numbers that depend on it; some step may stop the program or be infinite."""
+    """Batch `step` holds numbers that depend on it; some step may stop the program, be infinite or far off."""
 
-    def __init__(self, stop=None, infinite=None):
-        self.stop, self.infinite, self.asked = stop, infinite, []
+    def __init__(self, stop=None, infinite=(), high=None):
+        self.stop, self.infinite, self.high, self.asked = stop, infinite, high, []
 
     def __getitem__(self, step: int):
         self.asked.append(step)
         if step == self.stop:
             raise Interrupted
         x = np.random.default_rng(step).standard_normal(2).astype(np.float32)
-        if step == self.infinite:
+        if step in self.infinite:
             x[1] = np.inf
+        if step == self.high:
+            x += 100
         return {'lm': {'x': x, 'is_target': np.ones((2, 1), bool)}, 'index': np.array([step, step + 100])}
 
 
@@ -60,19 +68,20 @@ def make_job(numbers: Numbers, config=CONFIG) -> Job:
     return Job(
         config=config,
         loss=Loss({'lm': 1.0}, totals, lambda batch: {'lm': jnp.sum(batch['lm']['is_target'])}),
-        init=lambda: {'w': jnp.float32(3)},
+        init=lambda _: {'w': jnp.float32(3)},
         frozen=jnp.float32(2),
         batches=numbers,
         sources=lambda batch: ', '.join(f'line {index}' for index in batch['index']),
         validate=lambda trained: {'loss': float(trained['w'])},
         summary=lambda trained: ['one weight'],
+        mesh=single_device_mesh(),
     )
 
 
 def records(workdir) -> list[dict]:
-    """metrics.jsonl without the fields that depend on the clock."""
+    """metrics.jsonl without the fields that are measured on the machine."""
     found = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    return [{k: v for k, v in record.items() if not k.endswith(('_s', '_per_s'))} for record in found]
+    return [{k: v for k, v in record.items() if not k.endswith(MEASURED)} for record in found]
 
 
 @pytest.fixture(scope='module')
@@ -86,7 +95,16 @@ def test_records_of_a_run(whole):
     assert [(record['split'], record['step']) for record in found] == [
         ('validation', 0), ('train', 3), ('validation', 4), ('train', 6), ('train', 7), ('validation', 7),
     ]  # fmt: skip
-    assert set(found[1]) == {'step', 'split', 'loss', 'grad_norm', 'learning_rate', 'lm_nats', 'lm_tokens'}
+    assert set(found[1]) == {
+        'step',
+        'split',
+        'loss',
+        'grad_norm',
+        'learning_rate',
+        'lm_nats',
+        'lm_tokens',
+        'skipped_steps',
+    }
     assert found[0]['loss'] == 3  # the weight before the first update
     assert found[-1]['loss'] == float(whole[1]['w']) < 2.9
     assert found[1]['learning_rate'] == pytest.approx(0.1)  # warm-up of 2 steps is over at step 3
@@ -128,13 +146,146 @@ def test_a_finished_run_does_nothing_and_more_steps_go_on(tmp_path, capsys):
 
 @pytest.mark.parametrize('step', [1, 2, 5, 7])
 def test_a_loss_that_is_not_finite_stops_with_step_and_batch_named(tmp_path, step):
-    numbers = Numbers(infinite=step - 1)
+    numbers = Numbers(infinite=[step - 1])
     with pytest.raises(PicJaxError, match=f'step {step}: loss inf.*not finite') as error:
         fit(make_job(numbers), tmp_path)
     assert f'line {step - 1}, line {step + 99}' in str(error.value)
     assert all(np.isfinite(record['loss']) for record in records(tmp_path))
     checkpoints = {path.name for path in (tmp_path / 'checkpoints').iterdir()}
     assert checkpoints == {name for name in ('3', '6') if int(name) < step}
+
+
+def allowing(skips: int) -> RunConfig:
+    return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, max_skipped_steps=skips))
+
+
+def test_updates_that_are_not_finite_are_left_out_up_to_the_limit_and_counted(tmp_path, capsys):
+    """Step 3, a logged one, is left out; a resume in between changes nothing."""
+    whole = fit(make_job(Numbers(infinite=[2]), allowing(1)), tmp_path / 'whole')
+    assert 'step 3: loss inf and gradient norm' in (err := capsys.readouterr().err)
+    assert 'was discarded (1 so far, train.max_skipped_steps=1). The batch: line 2, line 102' in err
+    found = [record for record in records(tmp_path / 'whole') if record['split'] == 'train']
+    assert [(record['step'], record['skipped_steps']) for record in found] == [(3, 1), (6, 1), (7, 1)]
+    assert ['loss' in record for record in found] == [False, True, True]
+    with pytest.raises(Interrupted):
+        fit(make_job(Numbers(stop=5, infinite=[2]), allowing(1)), tmp_path / 'resumed')
+    resumed = fit(make_job(Numbers(infinite=[2]), allowing(1)), tmp_path / 'resumed')
+    assert records(tmp_path / 'resumed') == records(tmp_path / 'whole')
+    assert resumed['w'] == whole['w']
+
+
+def test_one_update_more_than_the_limit_ends_the_run(tmp_path):
+    with pytest.raises(PicJaxError, match=r'step 5: .*\(2 so far, train.max_skipped_steps=1\)'):
+        fit(make_job(Numbers(infinite=(1, 4)), allowing(1)), tmp_path)
+
+
+def test_a_raised_limit_lets_a_stopped_run_go_on(tmp_path):
+    numbers = Numbers(infinite=[3])
+    with pytest.raises(PicJaxError, match='step 4: loss inf'):
+        fit(make_job(numbers), tmp_path)
+    fit(make_job(numbers, allowing(1)), tmp_path)
+    train = [record for record in records(tmp_path) if record['split'] == 'train']
+    assert (train[-1]['step'], train[-1]['skipped_steps']) == (7, 1)
+
+
+def test_a_spike_has_a_record_of_its_own_and_names_its_batch(tmp_path, capsys):
+    """Step 19 of 20, between two records. A run that was stopped before it remembers the losses before it."""
+    steady = dataclasses.replace(CONFIG.optimizer, learning_rate=1e-9, warmup_steps=0)
+    every_other = TrainConfig(steps=20, batch_size=2, log_every=2, eval_every=20, checkpoint_every=17)
+    config = dataclasses.replace(CONFIG, optimizer=steady, train=every_other)
+    for name, stop in (('whole', None), ('resumed', 17)):
+        if stop:
+            with pytest.raises(Interrupted):
+                fit(make_job(Numbers(stop, high=18), config), tmp_path / name)
+        capsys.readouterr()
+        fit(make_job(Numbers(high=18), config), tmp_path / name)
+        assert 'step 19: loss spike' in (err := capsys.readouterr().err)
+        assert 'The batch: line 18, line 118' in err
+    lines = [json.loads(line) for line in (tmp_path / 'whole' / 'metrics.jsonl').read_text().splitlines()]
+    (spike,) = [record for record in lines if record.get('spike')]
+    assert spike['step'] == 19
+    assert 'elapsed_s' not in spike
+    assert records(tmp_path / 'resumed') == records(tmp_path / 'whole')
+
+
+def test_measured_fields_of_a_record(tmp_path, bare_run, tiny_config, random_params, ragged_batch):
+    """Operations are those of the steps since the last record, whatever the shapes of their batches."""
+    decoder = Decoder(tiny_config())
+    run = bare_run(decoder.config, random_params(decoder), dict(method='icae', ratio=4, context_length=16))
+    parts = {'lm': (4, [0, 0], [4, 4])}
+    batches = [ragged_batch(64, S, [S, S], parts) for S in (16, 8, 8, 16)]
+    config = dataclasses.replace(
+        CONFIG, train=TrainConfig(steps=4, batch_size=2, log_every=2, eval_every=4, checkpoint_every=4)
+    )
+    job = make_job(batches, config)._replace(
+        loss=compressor_loss(run), frozen=run.base, init=lambda base: run.compressor.init(jax.random.key(0), base),
+        validate=lambda _: {'loss': 1.0},
+    )  # fmt: skip
+    fit(job, tmp_path)
+    step = make_train_step(job.loss, config.optimizer, config.train)
+    state = init_state(run.init_trainable(), config.optimizer, 4)
+    flops = {S: count_flops(step, state, run.base, batch) for S, batch in zip((16, 8), batches[:2], strict=True)}
+    assert flops[8] < 0.8 * flops[16]
+    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    for record in (record for record in lines if record['split'] == 'train'):
+        assert {name for name in record if name.endswith(MEASURED)} == {
+            'elapsed_s', 'tokens_per_s', 'flops_per_s', 'input_s', 'peak_bytes'
+        }  # fmt: skip
+        assert record['flops_per_s'] * record['elapsed_s'] == pytest.approx(flops[16] + flops[8], rel=0.05)
+        assert 0 < record['input_s'] < record['elapsed_s']
+        assert record['peak_bytes'] > 2**20
+
+
+def test_recomputation_is_not_counted(bare_run, tiny_config, random_params, ragged_batch):
+    decoder = Decoder(tiny_config())
+    base, batch = random_params(decoder), ragged_batch(64, 16, [16, 16], {'lm': (4, [0, 0], [4, 4])})
+    compressor = dict(method='pic', ratio=4, chunk_size=8, context_length=16)
+    plain, remat = (bare_run(decoder.config, base, compressor, remat=remat) for remat in (False, True))
+    losses = compressor_loss(plain), compressor_loss(remat), losses_without_recomputation(remat)[0]
+    state = init_state(plain.init_trainable(), CONFIG.optimizer, 1)
+    once, twice, counted = (
+        count_flops(make_train_step(loss, CONFIG.optimizer, CONFIG.train), state, base, batch) for loss in losses
+    )
+    assert counted == once < 0.9 * twice
+
+
+def test_steps_can_be_traced(tmp_path, capsys):
+    fit(make_job(Numbers()), tmp_path, Watch(profile_steps=range(3, 6)))
+    assert f'traced steps 3 to 5: {tmp_path / "profile"}' in capsys.readouterr().err
+    assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
+    fit(make_job(Numbers()), tmp_path, Watch(profile_steps=range(3, 6)))
+    assert '--profile_steps=3:5: nothing to trace, this start runs steps 8 to 7' in capsys.readouterr().err
+
+
+def test_a_resumed_run_traces_the_steps_that_are_left(tmp_path, capsys):
+    with pytest.raises(Interrupted):
+        fit(make_job(Numbers(stop=4)), tmp_path)
+    fit(make_job(Numbers()), tmp_path, Watch(profile_steps=range(2, 20)))
+    assert 'traced steps 4 to 7: ' in capsys.readouterr().err
+
+
+def test_a_tracker_that_cannot_be_ended_ends_no_run(tmp_path, monkeypatch, capsys):
+    class Broken:
+        def write(self, record):
+            pass
+
+        def close(self):
+            raise OSError('no network')
+
+    monkeypatch.setattr('pic_jax.training.loop.make_tracker', lambda *_: Broken())
+    monkeypatch.setattr('pic_jax.training.loop.check_trackers', lambda _: None)
+    fit(make_job(Numbers()), tmp_path, Watch(log_to=('wandb',)))
+    assert 'OSError: no network' in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / 'checkpoints').iterdir()} == {'6', '7'}
+
+
+def test_trackers_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match='log_to=mlflow is not valid: expected some of tensorboard, wandb'):
+        fit(make_job(Numbers()), tmp_path / 'run', Watch(log_to=('mlflow',)))
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(PicJaxError, match=r'log_to=wandb needs wandb: pip install "pic_jax\[wandb\]"'):
+        fit(make_job(Numbers()), tmp_path / 'run', Watch(log_to=('wandb',)))
+    assert not (tmp_path / 'run').exists()
 
 
 def test_every_record_has_the_tokens_of_its_own_steps(tmp_path):
@@ -211,6 +362,48 @@ def test_killing_at_random_moments_changes_nothing(tmp_path, tiny_config_file):
     assert any(code == -signal.SIGKILL for *_, code in kills), kills
     subprocess.run([*command, f'--workdir={killed}'], check=True, capture_output=True)
     assert records(killed) == records(whole), kills
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_with_the_code_that_asks_for_a_restart(tmp_path, tiny_config_file):
+    """The command line, in one process: it saves the step it is in, exits with 75, and goes on as if never stopped."""
+    options = ['--config.train.steps=40', '--config.train.checkpoint_every=40', '--config.train.eval_every=40']
+    command = [sys.executable, '-m', 'pic_jax.cli.main', 'train', f'--config={tiny_config_file}', *options]
+    whole, told = tmp_path / 'whole', tmp_path / 'told'
+    subprocess.run([*command, f'--workdir={whole}'], check=True, capture_output=True)
+    process = subprocess.Popen([*command, f'--workdir={told}'], stderr=subprocess.PIPE, text=True)
+    metrics = told / 'metrics.jsonl'
+    while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < 6):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    err = process.communicate()[1]
+    assert process.returncode == 75, err
+    saved = int(re.search(r'told to stop: saved step (\d+) of 40; run the same command again to go on', err)[1])
+    assert [path.name for path in (told / 'checkpoints').iterdir()] == [str(saved)]
+    again = subprocess.run([*command, f'--workdir={told}'], check=True, capture_output=True, text=True)
+    assert f'resumed from step {saved}' in again.stderr
+    assert records(told) == records(whole)
+
+
+@pytest.mark.slow
+def test_a_step_that_never_ends_ends_the_process(tmp_path):
+    """A host that is gone, as the others see it: a collective that does not come back."""
+    program = """
+import time
+from pic_jax.training.interruption import Watchdog
+watchdog = Watchdog(1)
+time.sleep(2)       # compilation: the clock has not started
+watchdog.fed(1)
+watchdog.rest()
+time.sleep(2)       # a validation
+watchdog.fed(7)
+time.sleep(60)
+"""
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert done.returncode == 75
+    assert 'no step has finished for train.stall_timeout_s=1 seconds since step 7' in done.stderr
+    assert 4 < time.monotonic() - started < 50
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 from pic_jax.config import CompressorConfig, OptimizerConfig, PretrainConfig, RunConfig, TrainConfig, to_mapping
 from pic_jax.errors import ConfigError, PicJaxError
-from pic_jax.training.checkpoint import Checkpoints
+from pic_jax.training.checkpoint import Checkpoints, score_of
 from pic_jax.training.workdir import compare_config, read_config, write_config
 from pic_jax.training.writers import MetricsFile
 
@@ -114,6 +114,52 @@ def saved(tmp_path_factory):
         checkpoints.save(step, {**STATE, 'step': jnp.int32(step)})
     checkpoints.close()
     return folder
+
+
+def test_the_best_checkpoint_is_kept_besides_the_newest(tmp_path):
+    """Also by a later start, which has to find the scores on disk; a checkpoint without one is no best."""
+    starts = [(1, -3.0), (2, -1.0), (3, None), (4, -2.0)], [(5, None), (6, -1.5)]
+    kept = []
+    for saves in starts:
+        checkpoints = Checkpoints(tmp_path / 'checkpoints', keep=1)
+        for step, score in saves:
+            checkpoints.save(step, STATE, score)
+        checkpoints.close()
+        kept.append(sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()))
+    assert kept == [['2', '4'], ['2', '6']]
+    checkpoints = Checkpoints(tmp_path / 'checkpoints', keep=1)
+    assert [checkpoints.find(step) for step in ('best', 'latest', 2)] == [2, 6, 2]
+    for step in 4, 'worst':
+        with pytest.raises(PicJaxError, match=f'step={step} is not valid: .*checkpoints has 2, 6, latest, best'):
+            checkpoints.find(step)
+    checkpoints.close()
+
+
+def test_without_scores_there_is_no_best(saved):
+    checkpoints = Checkpoints(saved, keep=2)
+    with pytest.raises(PicJaxError, match=r'step=best is not valid: .*checkpoints has 4, 6, latest$'):
+        checkpoints.find('best')
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(('metric', 'score'), [('loss', -2.0), ('ft_exact', 0.5), ('', None)])
+def test_a_score_is_higher_where_a_run_is_better(metric, score):
+    assert score_of({'step': 3, 'loss': 2.0, 'ft_exact': 0.5}, metric) == score
+
+
+def test_a_metric_that_no_validation_has_is_refused():
+    with pytest.raises(PicJaxError, match=r"train\.best_metric='bleu' is not valid: expected one of loss, ft_exact"):
+        score_of({'step': 3, 'loss': 2.0, 'ft_exact': 0.5}, 'bleu')
+
+
+def test_a_checkpoint_of_another_base_is_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path / 'checkpoints', keep=1, base='a' * 64)
+    checkpoints.save(1, STATE)
+    checkpoints.close()
+    other = Checkpoints(tmp_path / 'checkpoints', keep=1, base='b' * 64)
+    with pytest.raises(PicJaxError, match='trained for another base'):
+        other.restore(1, STATE)
+    other.close()
 
 
 def opened(folder, like, step=6):

@@ -1,0 +1,72 @@
+"""Several processes as one job: jax.distributed, started where the environment says that there are others."""
+
+import os
+
+import jax
+
+from pic_jax.errors import ConfigError, PicJaxError
+
+MODES = ('auto', 'on', 'off')
+EXPLICIT = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+
+
+def start(mode: str) -> None:
+    """Joins the job's other processes; call it before anything asks JAX for devices.
+
+    The address of process 0, the number of processes and this one's number come from JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID, or from what JAX finds by itself: Slurm, Open MPI, Cloud TPU, GKE.
+
+    Args:
+      mode: `auto` joins where `expected`; `on` always; `off` never.
+
+    Raises:
+      ConfigError: the mode is not valid, or a variable is missing or not a number.
+      PicJaxError: the other processes cannot be reached.
+    """
+    if mode not in MODES:
+        raise ConfigError(f'--distributed={mode} is not valid: expected one of {", ".join(MODES)}')
+    if mode == 'off' or (mode == 'auto' and not expected(os.environ)):
+        return
+    jax.config.update('jax_enable_preemption_service', True)
+    try:
+        jax.distributed.initialize(**explicit(os.environ))
+    except (ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PicJaxError(
+            f'--distributed={mode}: cannot join the other processes ({reason}); '
+            f'set {", ".join(EXPLICIT)} where JAX does not know the launcher'
+        ) from error
+
+
+def expected(environ: os._Environ | dict[str, str]) -> bool:
+    """Whether the environment is that of one process among several."""
+    if EXPLICIT[0] in environ:
+        return True
+    if environ.get('SLURM_STEP_ID') and int(environ.get('SLURM_STEP_NUM_TASKS', environ.get('SLURM_NTASKS', '1'))) > 1:
+        return True
+    if int(environ.get('OMPI_COMM_WORLD_SIZE', '1')) > 1:
+        return True
+    return len(environ.get('TPU_WORKER_HOSTNAMES', '').split(',')) > 1 or 'MEGASCALE_COORDINATOR_ADDRESS' in environ
+
+
+def explicit(environ: os._Environ | dict[str, str]) -> dict[str, str | int]:
+    """The arguments of jax.distributed.initialize that the variables in EXPLICIT give; {} without them.
+
+    Raises:
+      ConfigError: one is missing or not a number.
+    """
+    address, *numbers = EXPLICIT
+    if address not in environ:
+        return {}
+    for name in numbers:
+        if not environ.get(name, '').isdigit():
+            raise ConfigError(f'{name}={environ.get(name)!r} is not valid: expected a number beside {address}')
+    count, index = (int(environ[name]) for name in numbers)
+    if index >= count:
+        raise ConfigError(f'{numbers[1]}={index} is not valid: expected 0 to {count - 1}')
+    return {'coordinator_address': environ[address], 'num_processes': count, 'process_id': index}
+
+
+def is_main() -> bool:
+    """Whether this process writes what the job leaves once: settings, metrics, reports."""
+    return jax.process_index() == 0

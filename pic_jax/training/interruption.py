@@ -1,0 +1,80 @@
+"""What ends a run early from outside: a machine that is taken away, or another host that no longer answers."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+
+import jax
+from jax.experimental import multihost_utils
+
+from pic_jax.errors import EXIT_RESTART
+
+
+class Preemption:
+    """Notices SIGTERM, which clouds and schedulers send before they take a machine away.
+
+    With several processes the sign comes from JAX's preemption service, so that all of them save at the same step; it
+    is asked for at every step, as `reached_preemption` of Orbax does.
+    """
+
+    def __init__(self):
+        """Handles SIGTERM until `close`, where this is the main thread of a single process."""
+        self._told = False
+        self._before = None
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._told = True
+
+    def reached(self, step: int) -> bool:
+        """Whether the run must save and stop after this step; the same answer in every process."""
+        if jax.process_count() == 1:
+            return self._told
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def close(self) -> None:
+        """Gives SIGTERM back."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+
+class Watchdog:
+    """Ends the process when no step has finished for too long, as when a host of a collective operation is gone.
+
+    Such a process hangs inside the runtime, where no exception reaches it: it exits with `EXIT_RESTART`, and the
+    launcher's next start goes on from the last checkpoint.
+    """
+
+    def __init__(self, timeout_s: float):
+        """Starts at the first `fed`, so that compilation may take its time."""
+        self._timeout_s, self._step, self._deadline = timeout_s, 0, float('inf')
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def fed(self, step: int) -> None:
+        """Step `step` has finished."""
+        self._step, self._deadline = step, time.monotonic() + self._timeout_s
+
+    def rest(self) -> None:
+        """Stops the clock until the next `fed`: validations and checkpoints take longer than steps."""
+        self._deadline = float('inf')
+
+    def close(self) -> None:
+        """Stops watching."""
+        self._closed.set()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(1.0, self._timeout_s / 4)):
+            if time.monotonic() > self._deadline:
+                print(
+                    f'pic-jax: error: no step has finished for train.stall_timeout_s={self._timeout_s:g} seconds since '
+                    f'step {self._step} (process {jax.process_index()} of {jax.process_count()}, host '
+                    f'{os.uname().nodename}): another host may have stopped. Run the same command again on all hosts.',
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(EXIT_RESTART)

@@ -1,0 +1,48 @@
+"""When a process joins others, and what it tells them."""
+
+import pytest
+
+from pic_jax.distributed import expected, explicit, start
+from pic_jax.errors import ConfigError
+
+ALONE = [{}, {'SLURM_JOB_ID': '7', 'SLURM_STEP_ID': '0', 'SLURM_NTASKS': '1'}, {'TPU_WORKER_HOSTNAMES': 'localhost'},
+         {'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '8'}]  # fmt: skip
+TOGETHER = [
+    {'JAX_COORDINATOR_ADDRESS': 'host:1234'},
+    {'SLURM_STEP_ID': '0', 'SLURM_STEP_NUM_TASKS': '8'},
+    {'SLURM_STEP_ID': '0', 'SLURM_NTASKS': '2'},
+    {'OMPI_COMM_WORLD_SIZE': '4'},
+    {'TPU_WORKER_HOSTNAMES': '10.0.0.1,10.0.0.2'},
+    {'MEGASCALE_COORDINATOR_ADDRESS': 'host'},
+]
+
+
+@pytest.mark.parametrize(('environ', 'together'), [(e, False) for e in ALONE] + [(e, True) for e in TOGETHER])
+def test_the_environment_says_whether_there_are_others(environ, together):
+    """A shell inside a Slurm allocation (no step) is one process, however many tasks the allocation may run."""
+    assert expected(environ) is together
+
+
+def test_the_variables_become_arguments():
+    environ = {'JAX_COORDINATOR_ADDRESS': 'host:1234', 'JAX_NUM_PROCESSES': '4', 'JAX_PROCESS_ID': '3'}
+    assert explicit(environ) == {'coordinator_address': 'host:1234', 'num_processes': 4, 'process_id': 3}
+    assert explicit({'SLURM_JOB_ID': '7'}) == {}
+
+
+@pytest.mark.parametrize(
+    ('changed', 'message'),
+    [
+        ({'JAX_NUM_PROCESSES': 'two'}, "JAX_NUM_PROCESSES='two' is not valid: expected a number"),
+        ({'JAX_PROCESS_ID': ''}, "JAX_PROCESS_ID='' is not valid"),
+        ({'JAX_PROCESS_ID': '4'}, 'JAX_PROCESS_ID=4 is not valid: expected 0 to 3'),
+    ],
+)
+def test_variables_that_make_no_sense_are_refused(changed, message):
+    environ = {'JAX_COORDINATOR_ADDRESS': 'host:1234', 'JAX_NUM_PROCESSES': '4', 'JAX_PROCESS_ID': '3'}
+    with pytest.raises(ConfigError, match=message):
+        explicit(environ | changed)
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ConfigError, match='--distributed=maybe is not valid: expected one of auto, on, off'):
+        start('maybe')
