@@ -1,0 +1,91 @@
+"""`pic-jax contexts to`: a stored context as what a serving engine takes."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from pic_jax.cli import settings
+from pic_jax.errors import ConfigError
+from pic_jax.files import replacing, write_text
+from pic_jax.interop import serving
+from pic_jax.interop.contexts import StoredContexts
+
+ENGINES = ('hf', 'vllm', 'vllm-chat', 'sglang', 'peft', 'llama.cpp')
+EXAMPLE = """examples:
+  pic-jax contexts to vllm notes.safetensors --base=models/llama --question="Who called?" --out=request.json
+  curl -d @request.json -H "Content-Type: application/json" localhost:8000/v1/completions
+  pic-jax contexts to peft notes.safetensors --base=models/llama --out=notes-0
+
+hf: inputs_embeds and position_ids as safetensors; vllm, vllm-chat, sglang: the body of a request as JSON; peft: a
+prompt-tuning adapter; llama.cpp: float32 numbers for a batch of embeddings. peft and llama.cpp take the question as
+tokens behind it.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the engine, the context, and what is asked."""
+    parser.add_argument('engine', choices=ENGINES, metavar='ENGINE', help=', '.join(ENGINES))
+    parser.add_argument('file', metavar='FILE', help='stored contexts')
+    parser.add_argument(
+        '--base', metavar='DIR', required=True, help='folder of the frozen model, for its word embeddings'
+    )
+    parser.add_argument('--row', type=int, default=0, metavar='N', help='which context (default 0)')
+    parser.add_argument('--question', default='', help='of hf, vllm, vllm-chat, sglang')
+    parser.add_argument('--model', default='', help="vLLM's name of the model (default: the contexts' target)")
+    parser.add_argument('--max_new_tokens', type=int, default=64, metavar='N', help='of vllm, vllm-chat, sglang')
+    parser.add_argument('--out', required=True, metavar='OUT', help='the new file, or folder (peft)')
+    parser.add_argument('--overwrite', action='store_true', help='replace OUT where it exists')
+
+
+def run(args: argparse.Namespace, out: Path) -> None:
+    """Writes OUT.
+
+    Raises:
+      ConfigError: --row or --question is not usable.
+      PicJaxError: the file or the model is not usable, or the engine cannot express the contexts.
+    """
+    stored = settings.read_row(args)
+    if args.question and args.engine in ('peft', 'llama.cpp'):
+        raise ConfigError(f'--question is not valid for {args.engine}: it takes the question as tokens')
+    words, sampling = serving.Words(args.base), {'temperature': 0.0}
+    model = args.model or stored.metadata.target
+    if args.engine == 'hf':
+        found = serving.model_input(stored, args.row, words, question_ids(args, stored))
+        _save(out, {'inputs_embeds': found.embeddings[None], 'position_ids': found.position_ids[None].astype(np.int64)})
+        return
+    if args.engine == 'vllm-chat':
+        tokens = {'max_tokens': args.max_new_tokens}
+        _write(out, serving.vllm_chat(model, stored, args.row, words, args.question, **sampling, **tokens))
+        return
+    ids = question_ids(args, stored) if args.engine in ('vllm', 'sglang') else ()
+    embeddings_TD = serving.engine_input(args.engine, stored, args.row, words, ids)
+    if args.engine == 'vllm':
+        _write(out, serving.vllm_completion(model, embeddings_TD, **sampling, max_tokens=args.max_new_tokens))
+    elif args.engine == 'sglang':
+        _write(out, serving.sglang_generate(embeddings_TD, **sampling, max_new_tokens=args.max_new_tokens))
+    elif args.engine == 'peft':
+        serving.write_peft_prompt(out, embeddings_TD, args.base, stored.metadata.target)
+    else:
+        with replacing(out) as temporary:
+            temporary.write_bytes(serving.raw_float32(embeddings_TD))
+
+
+def question_ids(args: argparse.Namespace, stored: StoredContexts) -> list[int]:
+    """The question in the template that the contexts were made for, as token ids."""
+    from pic_jax.data.tokenise import encode, load_tokenizer, template
+
+    tokenizer = load_tokenizer(args.base)
+    text = template(stored.metadata.template, tokenizer)
+    return encode(tokenizer, text.question(args.question)).tolist()
+
+
+def _write(out: Path, body: dict) -> None:
+    write_text(out, json.dumps(body) + '\n')
+
+
+def _save(out: Path, tensors: dict[str, np.ndarray]) -> None:
+    with replacing(out) as temporary:
+        save_file(tensors, temporary, {'format': 'pt'})
