@@ -7,6 +7,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', '')  # every test compiles for itself
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # tests mostly compile: this halves their time
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -191,6 +192,27 @@ def trained_workdir(tmp_path_factory, tiny_config_file) -> Path:
 def finished_workdir(tmp_path, trained_workdir) -> Path:
     """A copy of it that a test may write to."""
     return Path(shutil.copytree(trained_workdir, tmp_path / 'workdir'))
+
+
+@pytest.fixture(scope='session')
+def random_compressor(trained_workdir):
+    """A function of a method and its options: a compressor for that workdir's target with random weights everywhere,
+    adapters too, which are zero at the start."""
+    import pic_jax
+    from pic_jax.api import TrainedCompressor
+    from pic_jax.config import CompressorConfig, LoraConfig
+    from pic_jax.run import open_run
+
+    def make(method: str, **options) -> TrainedCompressor:
+        config = pic_jax.load(trained_workdir).run.config
+        options = {'ratio': 4, 'context_length': 24, 'lora': LoraConfig(rank=2)} | options
+        run = open_run(dataclasses.replace(config, compressor=CompressorConfig.preset(method, **options)))
+        leaves, tree = jax.tree.flatten(run.init_trainable())
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        leaves = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+        return TrainedCompressor(run, jax.tree.unflatten(tree, leaves))
+
+    return make
 
 
 # What a marker expression leaves out is counted where tests are collected (with xdist: in the workers, which all

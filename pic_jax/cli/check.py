@@ -1,10 +1,11 @@
 """`pic-jax check`: whether an exported compressor computes here what it computed where it was exported."""
 
 import argparse
+import importlib.util
 import json
 from pathlib import Path
 
-HELP = "compute an exported compressor's golden memory again and compare"
+HELP = "compute an exported compressor's golden memory again, in JAX and, where it is installed, in PyTorch"
 EXAMPLE = """examples:
   pic-jax check pic-4x
   pic-jax check pic-4x --base=models/Llama-3.2-1B --json
@@ -21,14 +22,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a line per field of the memory."""
+    """Prints a line per runtime and field of the memory."""
     from pic_jax.interop import artefact
 
     folder = Path(args.folder)
-    checks = artefact.check(artefact.load(folder, args.base), folder)
+    trained = artefact.load(folder, args.base)
+    checks = [{'runtime': 'jax'} | each._asdict() for each in artefact.check(trained, folder)]
+    if all(importlib.util.find_spec(name) for name in ('torch', 'peft')):
+        checks += _check_in_torch(folder, trained.run.config.base, {each['field']: each['limit'] for each in checks})
     if args.json:
-        print(json.dumps([each._asdict() for each in checks], indent=1))
+        print(json.dumps(checks, indent=1))
     else:
-        for name, difference, limit in checks:
-            print(f'{name:<16} {difference:.3g} (at most {limit:g})  {"ok" if difference <= limit else "DIFFERS"}')
-    return 0 if all(each.difference <= each.limit for each in checks) else 1
+        for each in checks:
+            found = f'{each["difference"]:.3g} (at most {each["limit"]:g})'
+            print(f'{each["runtime"]:<6} {each["field"]:<16} {found}  {"ok" if _agrees(each) else "DIFFERS"}')
+    return 0 if all(_agrees(each) for each in checks) else 1
+
+
+def _check_in_torch(folder: Path, base: str, limits: dict[str, float]) -> list[dict]:
+    from pic_jax.run import named_folder
+    from pic_jax.torch_runtime import Compressor
+
+    differences = Compressor.from_pretrained(folder, base=named_folder(base), verify=False).check()
+    return [
+        {'runtime': 'torch', 'field': field, 'difference': difference, 'limit': limits[field]}
+        for field, difference in sorted(differences.items())
+    ]
+
+
+def _agrees(check: dict) -> bool:
+    return check['difference'] <= check['limit']

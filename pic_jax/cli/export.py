@@ -21,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--target', metavar='NAME', default='', help="the frozen model's published name (default: the run's)"
     )
     parser.add_argument('--merged', action='store_true', help='also write target and adapter in one, as OUT/merged')
+    parser.add_argument(
+        '--remote_code',
+        action='store_true',
+        help="also write the PyTorch runtime, for transformers' AutoModel with trust_remote_code=True",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,6 +35,6 @@ def run(args: argparse.Namespace) -> int:
 
     if Path(args.out).exists():
         raise ConfigError(f'--out={args.out} exists: expected a new folder')
-    artefact.export(settings.load(args), Path(args.out), args.target, args.merged)
+    artefact.export(settings.load(args), Path(args.out), args.target, args.merged, args.remote_code)
     print(args.out)
     return 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,17 +33,22 @@ from pic_jax.training.weights import named
 
 MODEL_TYPE, VERSION = 'pic_compressor', '1'
 ADAPTER, TENSORS, GOLDEN, MERGED = 'adapter', 'pic.safetensors', 'golden.safetensors', 'merged'
+# The PyTorch runtime, a file that stands alone.
+RUNTIME = Path(pic_jax.__file__).parent / 'torch_runtime' / 'modeling_pic_compressor.py'
 GOLDEN_TOKENS = 512  # at the most
-# How far memory may lie from the golden one, as a share of its largest value, by compute dtype.
+# How far memory may lie from the golden one, as a share of its norm, by compute dtype.
 LIMITS = {'float32': 1e-5, 'bfloat16': 2e-2, 'float16': 2e-2}
 
 
-def export(trained: TrainedCompressor, folder: Path, target: str = '', merged: bool = False) -> None:
+def export(
+    trained: TrainedCompressor, folder: Path, target: str = '', merged: bool = False, remote_code: bool = False
+) -> None:
     """Writes the artefact (docs/FORMATS.md); the folder appears when it is whole.
 
     Args:
       target: what the artefact shall call the frozen model, e.g. its name on the Hub; the run's own name by default.
       merged: also write the encoder, target and adapter in one, as a checkpoint of its own.
+      remote_code: also write the PyTorch runtime, so that transformers' `AutoModel` loads the folder by itself.
 
     Raises:
       ConfigError: the folder exists, or `merged` is asked of a method whose encoder is not the target.
@@ -71,6 +77,11 @@ def export(trained: TrainedCompressor, folder: Path, target: str = '', merged: b
         'compressor_sha256': trained.fingerprint,
         'run': to_mapping(run.config),
     }
+    if remote_code:
+        config['auto_map'] = {
+            'AutoConfig': f'{RUNTIME.stem}.PicCompressorConfig',
+            'AutoModel': f'{RUNTIME.stem}.Compressor',
+        }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as temporary:
@@ -83,6 +94,8 @@ def export(trained: TrainedCompressor, folder: Path, target: str = '', merged: b
             _save(part / GOLDEN, golden(trained))
             if merged:
                 hf.write_model(part / MERGED, _merged(trained), run.decoder.config, run.config.dtype)
+            if remote_code:
+                shutil.copyfile(RUNTIME, part / RUNTIME.name)
             write_text(part / 'README.md', model_card(config, bool(target) or run.config.base.startswith(hub.PREFIX)))
             part.rename(folder)
     except OSError as error:
@@ -128,8 +141,8 @@ def load(folder: str | Path, base: str = '', mesh: Mesh | None = None) -> Traine
 
 
 class Check(NamedTuple):
-    """A field of the memory: its largest difference from the golden one, as a share of the golden one's largest value
-    (of whole numbers: how many differ), and how large it may be."""
+    """A field of the memory: norm of its difference from the golden one, as a share of the golden one's norm (of whole
+    numbers: how many differ), and how large it may be."""
 
     field: str
     difference: float
@@ -153,7 +166,7 @@ def check(trained: TrainedCompressor, folder: Path) -> list[Check]:
         if value.dtype == np.int32:
             checks.append(Check(name, float(np.sum(found[name] != value)), 0.0))
         else:
-            difference = np.max(np.abs(found[name] - value)) / max(np.max(np.abs(value)), 1e-30)
+            difference = np.linalg.norm(found[name] - value) / max(np.linalg.norm(value), 1e-30)
             checks.append(Check(name, float(difference), LIMITS[trained.run.config.dtype]))
     return checks
 

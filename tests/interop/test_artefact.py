@@ -1,6 +1,5 @@
 """A compressor that is exported, copied elsewhere and loaded computes what it computed."""
 
-import dataclasses
 import json
 import shutil
 
@@ -10,14 +9,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import pic_jax
-from pic_jax.api import TrainedCompressor
 from pic_jax.cli.main import main
-from pic_jax.config import CompressorConfig, LoraConfig
+from pic_jax.config import LoraConfig
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.interop import artefact
 from pic_jax.models import hf
 from pic_jax.models.lora import adapted
-from pic_jax.run import open_run
 
 METHODS = {
     'pic': dict(chunk_size=8, projector='mlp'),
@@ -30,19 +27,6 @@ METHODS = {
 }
 
 
-def trained_as(trained_workdir, name) -> TrainedCompressor:
-    """Random weights for every tensor, adapters too, which are zero at the start."""
-    options = METHODS[name] | {'ratio': 4, 'context_length': 24}
-    method = options.pop('method', name)
-    config = pic_jax.load(trained_workdir).run.config
-    compressor = CompressorConfig.preset(method, **({'lora': LoraConfig(rank=2)} | options))
-    run = open_run(dataclasses.replace(config, compressor=compressor))
-    leaves, tree = jax.tree.flatten(run.init_trainable())
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    leaves = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    return TrainedCompressor(run, jax.tree.unflatten(tree, leaves))
-
-
 def same_bits(a, b) -> bool:
     return jax.tree.all(jax.tree.map(lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes(), a, b))
 
@@ -50,8 +34,8 @@ def same_bits(a, b) -> bool:
 @pytest.mark.parametrize(
     'name', [name if name == 'pic' else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 )
-def test_what_is_loaded_is_what_was_exported(trained_workdir, tmp_path, name):
-    trained = trained_as(trained_workdir, name)
+def test_what_is_loaded_is_what_was_exported(random_compressor, tmp_path, name):
+    trained = random_compressor(**{'method': name} | METHODS[name])
     artefact.export(trained, tmp_path / 'first')
     shutil.move(tmp_path / 'first', tmp_path / 'moved')
     again = artefact.load(tmp_path / 'moved')
@@ -64,8 +48,8 @@ def test_what_is_loaded_is_what_was_exported(trained_workdir, tmp_path, name):
     assert (tmp_path / 'moved' / 'adapter').exists() == (name not in ('icformer', 'bare'))
 
 
-def test_a_changed_weight_is_noticed(trained_workdir, tmp_path, capsys):
-    artefact.export(trained_as(trained_workdir, 'pic'), tmp_path / 'out')
+def test_a_changed_weight_is_noticed(random_compressor, tmp_path, capsys):
+    artefact.export(random_compressor('pic', **METHODS['pic']), tmp_path / 'out')
     assert main(['check', str(tmp_path / 'out')]) == 0
     assert capsys.readouterr().out.count(' ok\n') == 6
     for file, name in (('pic.safetensors', 'memory_embeddings'),
@@ -82,8 +66,8 @@ def test_a_changed_weight_is_noticed(trained_workdir, tmp_path, capsys):
         path.write_bytes(before)
 
 
-def test_the_merged_encoder_is_target_and_adapter(trained_workdir, tmp_path):
-    trained = trained_as(trained_workdir, 'icae')
+def test_the_merged_encoder_is_target_and_adapter(random_compressor, tmp_path):
+    trained = random_compressor('icae', **METHODS['icae'])
     artefact.export(trained, tmp_path / 'out', merged=True)
     decoder, base = trained.run.decoder, trained.run.base
     assert hf.read_config(tmp_path / 'out' / 'merged') == decoder.config
@@ -150,19 +134,19 @@ def test_what_does_not_fit_is_refused_and_named(exported, tmp_path, what, said):
 
 
 @pytest.fixture(scope='module')
-def exported(trained_workdir, tmp_path_factory):
+def exported(random_compressor, tmp_path_factory):
     folder = tmp_path_factory.mktemp('artefact') / 'pic'
-    artefact.export(trained_as(trained_workdir, 'pic'), folder)
+    artefact.export(random_compressor('pic', **METHODS['pic']), folder)
     return folder
 
 
-def test_nothing_is_overwritten_or_left_half_written(exported, trained_workdir, tmp_path):
+def test_nothing_is_overwritten_or_left_half_written(exported, random_compressor, tmp_path):
     before = (exported / 'config.json').read_bytes()
     with pytest.raises(ConfigError, match='exists: expected a new folder'):
-        artefact.export(trained_as(trained_workdir, 'pic'), exported)
+        artefact.export(random_compressor('pic', **METHODS['pic']), exported)
     assert (exported / 'config.json').read_bytes() == before
     with pytest.raises(ConfigError, match='nothing to merge: icformer has no adapter'):
-        artefact.export(trained_as(trained_workdir, 'icformer'), tmp_path / 'out', merged=True)
+        artefact.export(random_compressor('icformer', **METHODS['icformer']), tmp_path / 'out', merged=True)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,276 @@
+"""The PyTorch runtime gives the memory that JAX gives, and the same answers."""
+
+import dataclasses
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+pytest.importorskip('peft', reason="needs peft: pip install 'pic_jax[torch]'")
+torch = pytest.importorskip('torch', reason="needs torch: pip install 'pic_jax[torch]'")
+
+import transformers  # noqa: E402
+
+import pic_jax  # noqa: E402
+from pic_jax.api import TrainedCompressor  # noqa: E402
+from pic_jax.compressors import streaming  # noqa: E402
+from pic_jax.config import CompressorConfig, CorpusConfig, IcformerConfig, LoraConfig, to_mapping  # noqa: E402
+from pic_jax.data import generator  # noqa: E402
+from pic_jax.errors import ConfigError  # noqa: E402
+from pic_jax.interop import artefact  # noqa: E402
+from pic_jax.masks import make_layout  # noqa: E402
+from pic_jax.run import TINY_BASE, open_run  # noqa: E402
+from pic_jax.torch_runtime import Compressor  # noqa: E402
+from pic_jax.torch_runtime.modeling_pic_compressor import make_cells, sees  # noqa: E402
+
+LENGTHS = (24, 1, 17, 9)
+NEW, MARGIN = 12, 1e-3
+CHUNKED = [
+    dict(chunk_size=8, context_sees=context, memory_sees_memory=memory, memory_embeddings=table, positions=positions)
+    for context, memory, table, positions in itertools.product(
+        ('causal', 'chunk', 'chunk+memory'), ('own', 'previous'), ('per_chunk', 'per_window'),
+        ('end', 'interleaved', 'spread'),
+    )
+]  # fmt: skip
+LOCAL = [dict(chunk_size=8, position_origin='chunk', positions=each) for each in ('end', 'interleaved', 'spread')]
+OPTIONS = [
+    *(('pic', each) for each in [*CHUNKED, *LOCAL]),
+    ('pic', dict(chunk_size=8, window=12, projector='mlp')),
+    ('pic', dict(chunk_size=8, window=12, window_split='even', decoder_positions='spread')),
+    ('pic', dict(chunk_size=8, ratios=(4, 8), memory_embeddings='per_window')),
+    ('icae', dict(projector='linear')),
+    ('icae', dict(window=7, lora=LoraConfig(rank=0))),
+    ('icae', dict(ratio=1, lora=LoraConfig(rank=2, targets=('q_proj', 'down_proj')))),
+    ('epl', dict(decoder_positions='spread')),
+    ('epl', dict(ratios=(4, 6))),
+    ('kv500x', {}),
+    ('kv500x', dict(chunk_size=8, context_sees='chunk+memory', window=16)),
+    ('kv500x', dict(positions='spread', decoder_positions='spread')),
+    ('mean_pool', dict(projector='mlp')),
+    ('mean_pool', dict(encoder_attention='bidirectional', window=9)),
+    ('mean_pool', dict(chunk_size=8, context_sees='chunk', decoder_positions='spread')),
+    ('icformer', dict(projector='linear')),
+    ('icformer', dict(chunk_size=8, icformer=IcformerConfig(layers=2, heads=3, head_dim=6, intermediate_size=20))),
+    ('icformer', dict(window=9, window_split='even', memory_embeddings='per_window')),
+    ('constant_memory', {}),
+    ('constant_memory', dict(ratios=(4, 8))),
+]  # fmt: skip
+STREAMED = [
+    ('pic', dict(chunk_size=8)),
+    ('pic', dict(chunk_size=8, context_sees='chunk+memory', memory_sees_memory='previous', positions='interleaved')),
+    ('pic', dict(chunk_size=8, context_sees='chunk+memory', window=20, memory_embeddings='per_window')),
+    ('pic', dict(chunk_size=8, memory_sees_memory='previous', decoder_positions='spread')),
+    ('kv500x', dict(chunk_size=8, context_sees='chunk+memory', positions='spread')),
+    ('icae', dict(window=10)),
+]
+FEW = [0, 40, 43, 47, 48, 51, 54]  # of OPTIONS, one for each part of the file
+
+
+def shown(case) -> str:
+    return case[0] + ''.join(f',{name}={value}' for name, value in case[1].items())
+
+
+def contexts(vocab_size: int) -> list[np.ndarray]:
+    return [np.random.default_rng(n).integers(0, vocab_size, n) for n in LENGTHS]
+
+
+def ours_and_theirs(trained, folder, rows, ratio=None):
+    """Memory as numpy arrays, zero where not valid, from JAX and from PyTorch."""
+    tokens = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for row, ids in zip(tokens, rows, strict=True):
+        row[: len(ids)] = ids
+    memory = trained.compress(tokens, np.array([len(ids) for ids in rows]), ratio)
+    valid = np.asarray(memory.valid)
+    theirs = Compressor.from_pretrained(folder, base=trained.run.config.base).compress(rows, ratio)
+    M = theirs.valid.shape[1]
+    np.testing.assert_array_equal(theirs.valid, valid[:, :M])
+    assert not valid[:, M:].any()
+    return memory, theirs, M
+
+
+def assert_same(memory, theirs, M, limit=1e-5):
+    valid = np.asarray(memory.valid)[:, :M]
+    np.testing.assert_array_equal(theirs.text_start, memory.text_start)
+    np.testing.assert_array_equal(theirs.positions.numpy()[valid], np.asarray(memory.positions)[:, :M][valid])
+    for name, array in memory.vectors.items():
+        wanted, found = np.asarray(array, np.float32)[:, :M][valid], getattr(theirs, name).float().numpy()[valid]
+        assert np.abs(wanted).max() > 0.1
+        assert np.abs(wanted - found).max() <= limit * np.abs(wanted).max(), name
+
+
+@pytest.mark.parametrize(
+    'case',
+    [case if i in FEW else pytest.param(case, marks=pytest.mark.slow) for i, case in enumerate(OPTIONS)],
+    ids=shown,
+)
+def test_memory_is_that_of_jax(random_compressor, tmp_path, case):
+    method, options = case
+    trained = random_compressor(method, **options)
+    artefact.export(trained, tmp_path / 'out')
+    rows = contexts(trained.run.decoder.config.vocab_size)
+    for ratio in options.get('ratios', (None,)):
+        assert_same(*ours_and_theirs(trained, tmp_path / 'out', rows, ratio))
+
+
+@pytest.mark.parametrize('ids_at_once', [1, 5, 100])
+@pytest.mark.parametrize('case', STREAMED, ids=shown)
+def test_a_stream_gives_the_memory_of_the_whole(random_compressor, tmp_path, case, ids_at_once):
+    method, options = case
+    trained = random_compressor(method, **{'context_length': 64} | options)
+    artefact.export(trained, tmp_path / 'out')
+    compressor = Compressor.from_pretrained(tmp_path / 'out', base=trained.run.config.base)
+    ids = np.random.default_rng(0).integers(0, trained.run.decoder.config.vocab_size, 43).tolist()
+    whole, stream = compressor.compress([ids]), compressor.stream()
+    for first in range(0, len(ids), ids_at_once):
+        stream.feed(ids[first : first + ids_at_once])
+    for memory in stream.memory(), stream.memory():  # looking at it changes nothing
+        for name, wanted in whole._asdict().items():
+            found = getattr(memory, name)
+            if wanted is not None:
+                torch.testing.assert_close(
+                    found, wanted, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f'{name}: {text}'
+                )
+    assert sum(len(sources) for _, sources in stream._made) < whole.valid.sum()  # the last chunk is unfinished
+
+
+@pytest.mark.parametrize(
+    ('method', 'options', 'said'),
+    [
+        ('icae', {}, 'the whole context is one chunk'),
+        ('icformer', {}, 'method icformer has no iterative form'),
+        ('pic', dict(chunk_size=8, context_sees='causal'), 'context_sees=causal'),
+        ('pic', dict(chunk_size=8, positions='end'), 'positions=end needs'),
+        ('pic', dict(chunk_size=8, window=16, window_split='even'), 'window_split=even needs'),
+    ],
+)
+def test_what_cannot_stream_is_refused_as_in_jax(random_compressor, method, options, said):
+    trained = random_compressor(method, **options)
+    with pytest.raises(ConfigError, match=said):
+        streaming.start(trained.run.compressor)
+    compressor = Compressor.__new__(Compressor)  # needs no weights
+    torch.nn.Module.__init__(compressor)
+    compressor.options = to_mapping(trained.run.config.compressor)
+    with pytest.raises(ValueError, match=said):
+        compressor.stream()
+
+
+def test_bfloat16(random_compressor, tmp_path):
+    trained = random_compressor('pic', chunk_size=8)
+    run = dataclasses.replace(trained.run.config, dtype='bfloat16')
+    trained = TrainedCompressor(open_run(run), trained.trainable)
+    artefact.export(trained, tmp_path / 'out')
+    memory, theirs, M = ours_and_theirs(trained, tmp_path / 'out', contexts(trained.run.decoder.config.vocab_size))
+    assert theirs.embeddings.dtype == torch.bfloat16
+    assert_same(memory, theirs, M, 5e-2)
+    wanted, found = np.asarray(memory.embeddings, np.float32)[:, :M], theirs.embeddings.float().numpy()
+    difference = np.linalg.norm((wanted - found)[np.asarray(memory.valid)[:, :M]])
+    assert difference <= 2e-2 * np.linalg.norm(wanted)  # rounding alone makes 1e-2 of it
+
+
+@pytest.fixture(scope='module')
+def bad_calls(random_compressor, tmp_path_factory):
+    trained, folder = random_compressor('pic', chunk_size=8), tmp_path_factory.mktemp('bad') / 'out'
+    artefact.export(trained, folder)
+    return folder, trained.run.config.base, Compressor.from_pretrained(folder, base=trained.run.config.base)
+
+
+def test_bad_input_is_refused(bad_calls):
+    _, base, compressor = bad_calls
+    available = compressor.base.config.max_position_embeddings
+    for call, said in (
+        (lambda: compressor.compress([]), 'a context is empty'),
+        (lambda: compressor.compress([[1], []]), 'a context is empty'),
+        (lambda: compressor.compress([[1]], ratio=3), 'ratio=3 is not valid: the compressor serves 4'),
+        (lambda: compressor.compress([[1] * (available + 1)]), f'position ids but the model has {available}'),
+        (lambda: compressor.generate([[1]], ['a', 'b']), '2 questions for 1 contexts'),
+        (lambda: compressor.stream().memory(), 'the stream is empty'),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()
+    with pytest.raises(ValueError, match=r'expected .*pic_compressor'):
+        Compressor.from_pretrained(base)
+
+
+def test_another_frozen_model_is_refused(bad_calls, tmp_path):
+    folder, base, _ = bad_calls
+    other = Path(shutil.copytree(base, tmp_path / 'other'))
+    tensors = load_file(other / 'model.safetensors')
+    save_file(
+        {name: tensor[::-1].copy() for name, tensor in tensors.items()}, other / 'model.safetensors', {'format': 'pt'}
+    )
+    with pytest.raises(ValueError, match=r'belongs to another frozen model than .*other'):
+        Compressor.from_pretrained(folder, base=other)
+    values = json.loads((other / 'config.json').read_text())
+    (other / 'config.json').write_text(json.dumps(values | {'hidden_size': 64, 'head_dim': 8}))
+    with pytest.raises(ValueError, match='hidden_size 64, the compressor expects 32'):
+        Compressor.from_pretrained(
+            folder, base=transformers.LlamaForCausalLM(transformers.LlamaConfig.from_pretrained(other))
+        )
+
+
+def test_one_mask_rule(random_compressor):
+    """`sees` and the places of slots are written twice, once for the file that stands alone."""
+    for method, options in OPTIONS:
+        config = CompressorConfig.preset(method, **{'ratio': 4, 'context_length': 24} | options)
+        if method == 'constant_memory':
+            continue
+        for n in (1, 9, 23) if config.window is None else (7,):
+            layout = make_layout(config, n)
+            settings = to_mapping(config)
+            cells = make_cells(settings, config.ratio, [0] * n)
+            mask = sees(settings, cells.pick((slice(None), None)), cells.pick((None, slice(None))))
+            np.testing.assert_array_equal(mask, layout.dense_mask())
+            np.testing.assert_array_equal(cells.position, layout.positions(np.array([n]))[0])
+            np.testing.assert_array_equal(cells.embedding[n:], layout.embedding_index)
+
+
+@pytest.fixture(scope='module', params=['tiny_base', pytest.param('stories260K', marks=pytest.mark.slow)])
+def shipped_case(request, random_compressor, tmp_path_factory):
+    """A compressor in JAX and in PyTorch, and 24 texts and questions: trained, on the bundled model; or random, on a
+    model that others trained."""
+    records = generator.generate(CorpusConfig(facts_per_context=12, words=170), 'test', 6, seed=2)[:24]
+    texts, questions = [record.context for record in records], [record.prompt for record in records]
+    folder = tmp_path_factory.mktemp('shipped') / 'out'
+    if request.param == 'tiny_base':
+        trained = pic_jax.load('tiny_base/pic')
+        base = TINY_BASE
+    else:
+        base = request.getfixturevalue('assets') / 'stories260K-hf'
+        config = dataclasses.replace(
+            random_compressor('kv500x').run.config,
+            base=str(base),
+            compressor=CompressorConfig.preset('kv500x', ratio=4, context_length=512, window=128),
+        )
+        run = open_run(config)
+        trained, texts = TrainedCompressor(run, run.init_trainable()), [text[:400] for text in texts]
+    artefact.export(trained, folder)
+    return trained, Compressor.from_pretrained(folder, base=base), texts, questions
+
+
+def test_answers_are_those_of_jax(shipped_case):
+    trained, compressor, texts, questions = shipped_case
+    memory = trained.compress(texts)
+    ours = trained.generate(memory, questions, max_new_tokens=NEW)
+    theirs = compressor.generate(texts, questions, max_new_tokens=NEW)
+    with compressor.frozen() as base:
+        memory = compressor.compress(texts)
+        asked = questions
+        if compressor.config['special'] == 'ft':
+            template = compressor.config['template']
+            asked = [template['between'] + question + template['after'] for question in questions]
+        inputs = compressor.decoder_inputs(memory, [compressor.token_ids(text) for text in asked])
+        out = base.generate(
+            **inputs, max_new_tokens=NEW, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+    best = torch.stack(out.logits, dim=1).topk(2, dim=-1).values
+    clear = ((best[..., 0] - best[..., 1]) >= MARGIN).all(dim=1).numpy()
+    assert clear.mean() >= 0.9
+    assert len(texts) >= 20
+    assert [text for text, sure in zip(theirs, clear, strict=True) if sure] == [
+        text for text, sure in zip(ours, clear, strict=True) if sure
+    ]
+    assert len(set(theirs)) > 5
