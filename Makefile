@@ -30,8 +30,9 @@ test: venv-test
 test-all: venv-test
 	$(PYTEST) -n 2
 
+# The long rest; every part writes its rows as JSON under benchmarks/results.
 soak: venv-test
-	@echo 'soak: no long runs are defined yet'
+	$(VENV)/bin/python benchmarks/load_memory.py
 
 lint: venv-test
 	$(VENV)/bin/ruff check .

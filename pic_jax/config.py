@@ -55,7 +55,13 @@ class RopeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """Shape of a Llama-family decoder. Field names follow the HF config; letters are this project's."""
+    """Shape of a Llama-family decoder. Field names follow the HF config; letters are this project's.
+
+    Attributes:
+      attention_bias: of all four projections; qkv_bias: of queries, keys and values only (Qwen2).
+      qk_norm: queries and keys are normalised, head by head, before RoPE (Qwen3).
+      model_type: transformers' name of the family, which decides nothing that the other fields do not say.
+    """
 
     vocab_size: int  # V
     hidden_size: int  # D
@@ -69,7 +75,10 @@ class DecoderConfig:
     rope: RopeConfig = RopeConfig()
     tie_word_embeddings: bool = False
     attention_bias: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
     mlp_bias: bool = False
+    model_type: str = 'llama'
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
 

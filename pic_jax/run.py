@@ -18,7 +18,7 @@ from pic_jax.config import DecoderConfig, RunConfig
 from pic_jax.data.readers import expand
 from pic_jax.data.tokenise import Template, encode, load_tokenizer, template
 from pic_jax.errors import ConfigError
-from pic_jax.models import hf, hub
+from pic_jax.models import hf, hub, orbax_base
 from pic_jax.models.decoder import Decoder, Params
 from pic_jax.training.sharding import shardings, single_device_mesh
 
@@ -140,12 +140,14 @@ def load_base(folder: Path, config: DecoderConfig, dtype: jnp.dtype, mesh: Mesh)
     """A model's parameters, born in their shards: every process reads the bytes of its own devices, once.
 
     Raises:
-      PicJaxError: as `hf.open_weights`.
+      PicJaxError: as `hf.open_weights` and `orbax_base.load`.
       ConfigError: the mesh does not fit the model's dimensions.
     """
-    weights = hf.open_weights(folder, config)
     shapes = hf.build_params(config, lambda tensor, shape: jax.ShapeDtypeStruct(shape, dtype))
     places = shardings(shapes, mesh)
+    if orbax_base.is_orbax(folder):
+        return orbax_base.load(folder, config, places, dtype)
+    weights = hf.open_weights(folder, config)
 
     def load(tensor: hf.Tensor, shape: tuple[int, ...]) -> jax.Array:
         sharding = functools.reduce(operator.getitem, tensor.path, places)

@@ -20,6 +20,7 @@ VERBS = (
     'compress',
     'ask',
     'contexts',
+    'convert',
     'export',
     'check',
     'tokenize',

@@ -124,6 +124,8 @@ class ICFormer:
             rms_norm_eps=RMS_NORM_EPS,
             rope=RopeConfig(),
             attention_bias=False,
+            qkv_bias=False,
+            qk_norm=False,
             mlp_bias=False,
         )
 

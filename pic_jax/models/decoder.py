@@ -37,11 +37,12 @@ class RMSNorm(nn.Module):
     param_dtype: Any
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        weight = self.param('weight', nn.initializers.ones, (x_BTD.shape[-1],), self.param_dtype)
-        x = x_BTD.astype(jnp.float32)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The last dimension of x [..., D]."""
+        weight_D = self.param('weight', nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+        x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
-        return weight.astype(self.dtype)[None, None] * x.astype(self.dtype)
+        return jnp.broadcast_to(weight_D.astype(self.dtype), x.shape) * x.astype(self.dtype)
 
 
 class Linear(nn.Module):
@@ -74,16 +75,21 @@ class Attention(nn.Module):
     def __call__(self, x_BTD, past, cos_sin, mask_BTS):
         config = self.config
 
-        def linear(name, features):
-            return Linear(features, config.attention_bias, self.dtype, self.param_dtype, name=name)
+        def linear(name, features, bias):
+            return Linear(features, bias, self.dtype, self.param_dtype, name=name)
 
         def heads(name, count):
-            y = linear(name, count * config.head_dim)(x_BTD)
+            y = linear(name, count * config.head_dim, config.attention_bias or config.qkv_bias)(x_BTD)
             y = y.reshape(*y.shape[:-1], count, config.head_dim)
             return constrain(y, 'batch', 'length', 'heads', 'head_dim')
 
-        q_BTNH = rotate(heads('q_proj', config.num_attention_heads), *cos_sin)
-        k_BTKH = heads('k_proj', config.num_key_value_heads)
+        def norm(name, y_BTNH):
+            if not config.qk_norm:
+                return y_BTNH
+            return RMSNorm(config.rms_norm_eps, self.dtype, self.param_dtype, name=name)(y_BTNH)
+
+        q_BTNH = rotate(norm('q_norm', heads('q_proj', config.num_attention_heads)), *cos_sin)
+        k_BTKH = norm('k_norm', heads('k_proj', config.num_key_value_heads))
         self.sow('unrotated', 'keys', k_BTKH, reduce_fn=lambda _, keys: keys, init_fn=lambda: None)
         k_BTKH = rotate(k_BTKH, *cos_sin)
         v_BTKH = heads('v_proj', config.num_key_value_heads)
@@ -92,7 +98,7 @@ class Attention(nn.Module):
             k_BSKH = jnp.concatenate([past.k.astype(self.dtype), k_BTKH], axis=1)
             v_BSKH = jnp.concatenate([past.v.astype(self.dtype), v_BTKH], axis=1)
         out_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
-        out_BTD = linear('o_proj', config.hidden_size)(out_BTNH.reshape(*x_BTD.shape[:-1], -1))
+        out_BTD = linear('o_proj', config.hidden_size, config.attention_bias)(out_BTNH.reshape(*x_BTD.shape[:-1], -1))
         return out_BTD, KeyValues(k_BTKH, v_BTKH)
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face Llama folders in, without torch: config.json and safetensors become a plain parameter tree.
+"""Hugging Face folders of Llama and its kin in, without torch: config.json and safetensors become a plain tree.
 
 Conversion is transpose and stack only (half-split RoPE and unscaled queries are kept), so it inverts exactly.
 """
@@ -21,6 +21,28 @@ from pic_jax.models.hf_files import open_file, tensor_files
 _LLAMA3_KEYS = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
 
 
+class Family(NamedTuple):
+    """What transformers' classes of one model_type do that config.json does not say.
+
+    architecture: the class. bias_keys: whether config.json has attention_bias (and mlp_bias). qkv_bias, qk_norm: as in
+    DecoderConfig. window_key: the switch without which sliding_window means nothing.
+    """
+
+    architecture: str
+    bias_keys: tuple[str, ...] = ()
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    window_key: str = ''
+
+
+FAMILIES = {
+    'llama': Family('LlamaForCausalLM', bias_keys=('attention_bias', 'mlp_bias')),
+    'mistral': Family('MistralForCausalLM'),
+    'qwen2': Family('Qwen2ForCausalLM', qkv_bias=True, window_key='use_sliding_window'),
+    'qwen3': Family('Qwen3ForCausalLM', bias_keys=('attention_bias',), qk_norm=True, window_key='use_sliding_window'),
+}
+
+
 class Tensor(NamedTuple):
     """One parameter: its path in our tree, its HF name ({} is the layer), and whether HF stores it [out, in]."""
 
@@ -33,7 +55,8 @@ def tensors(config: DecoderConfig) -> list[Tensor]:
     """Every parameter of the decoder, and what HF calls it."""
     table = [Tensor(('embed_tokens', 'embedding'), 'model.embed_tokens.weight', False)]
     for group, names, bias in (
-        ('self_attn', ('q_proj', 'k_proj', 'v_proj', 'o_proj'), config.attention_bias),
+        ('self_attn', ('q_proj', 'k_proj', 'v_proj'), config.attention_bias or config.qkv_bias),
+        ('self_attn', ('o_proj',), config.attention_bias),
         ('mlp', ('gate_proj', 'up_proj', 'down_proj'), config.mlp_bias),
     ):
         for name in names:
@@ -41,8 +64,11 @@ def tensors(config: DecoderConfig) -> list[Tensor]:
             table.append(Tensor(('layers', group, name, 'kernel'), f'{hf_name}.weight', True))
             if bias:
                 table.append(Tensor(('layers', group, name, 'bias'), f'{hf_name}.bias', False))
-    for name in ('input_layernorm', 'post_attention_layernorm'):
-        table.append(Tensor(('layers', name, 'weight'), f'model.layers.{{}}.{name}.weight', False))
+    for path in (
+        ('input_layernorm',), ('post_attention_layernorm',),
+        *([('self_attn', 'q_norm'), ('self_attn', 'k_norm')] if config.qk_norm else []),
+    ):  # fmt: skip
+        table.append(Tensor(('layers', *path, 'weight'), f'model.layers.{{}}.{".".join(path)}.weight', False))
     table.append(Tensor(('norm', 'weight'), 'model.norm.weight', False))
     if not config.tie_word_embeddings:
         table.append(Tensor(('lm_head', 'kernel'), 'lm_head.weight', True))
@@ -50,7 +76,9 @@ def tensors(config: DecoderConfig) -> list[Tensor]:
 
 
 def read_config(folder: str | Path) -> DecoderConfig:
-    """Reads config.json of a Llama model, with old (rope_theta, rope_scaling) or new (rope_parameters) keys.
+    """Reads config.json of a model of FAMILIES, with old (rope_theta, rope_scaling) or new (rope_parameters) keys.
+
+    Attention here is over all earlier positions: a model with a sliding window is one of that many positions.
 
     Raises:
       PicJaxError: the file is missing or not JSON, a key is missing, or the model needs what this decoder
@@ -81,7 +109,13 @@ def read_config(folder: str | Path) -> DecoderConfig:
         refuse_unless(key, values.get(key, False), (False, True))
         return values.get(key, False)
 
-    refuse_unless('model_type', need('model_type'), ('llama',))
+    def positions() -> int:
+        available = number('max_position_embeddings', int)
+        slides = values.get('sliding_window') is not None and (not family.window_key or flag(family.window_key))
+        return min(available, number('sliding_window', int)) if slides else available
+
+    refuse_unless('model_type', need('model_type'), tuple(FAMILIES))
+    family = FAMILIES[values['model_type']]
     refuse_unless('hidden_act', values.get('hidden_act', 'silu'), ('silu',))
     refuse_unless('quantization_config', values.get('quantization_config'), (None,))
     heads, hidden = number('num_attention_heads', int), number('hidden_size', int)
@@ -94,12 +128,14 @@ def read_config(folder: str | Path) -> DecoderConfig:
             num_attention_heads=heads,
             num_key_value_heads=number('num_key_value_heads', int, heads),
             head_dim=number('head_dim', int, hidden // heads),
-            max_position_embeddings=number('max_position_embeddings', int),
+            max_position_embeddings=positions(),
             rms_norm_eps=number('rms_norm_eps', float, 1e-6),
             rope=_read_rope(values, path, refuse_unless),
             tie_word_embeddings=flag('tie_word_embeddings'),
-            attention_bias=flag('attention_bias'),
-            mlp_bias=flag('mlp_bias'),
+            **{key: flag(key) for key in family.bias_keys},
+            qkv_bias=family.qkv_bias,
+            qk_norm=family.qk_norm,
+            model_type=values['model_type'],
             bos_token_id=_read_bos(path, values),
             eos_token_ids=_read_eos(Path(folder), values),
         )
@@ -161,15 +197,20 @@ class Weights(NamedTuple):
           index: a slice for every dimension of the parameter.
           dtype: of the result; None keeps the file's.
         """
-        if '{}' in tensor.name:
-            layers = range(*index[0].indices(self.config.num_hidden_layers))
-            return np.stack([self._slice(tensor.name.format(i), tensor.transposed, index[1:], dtype) for i in layers])
-        return self._slice(tensor.name, tensor.transposed, index, dtype)
+        if '{}' not in tensor.name:
+            return np.ascontiguousarray(self._slice(tensor.name, tensor.transposed, index, dtype))
+        layers = range(*index[0].indices(self.config.num_hidden_layers))
+        first = self._slice(tensor.name.format(layers[0]), tensor.transposed, index[1:], dtype)
+        stacked = np.empty((len(layers), *first.shape), first.dtype)  # filled layer by layer: no second copy of all
+        stacked[0] = first
+        for place, layer in enumerate(layers[1:], 1):
+            stacked[place] = self._slice(tensor.name.format(layer), tensor.transposed, index[1:], dtype)
+        return stacked
 
     def _slice(self, name: str, transposed: bool, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
         stored = self.files[name].get_slice(name)
         part = stored[index[::-1]].T if transposed else stored[index]
-        return np.ascontiguousarray(part if dtype is None else part.astype(dtype))
+        return part if dtype is None else part.astype(dtype)
 
 
 def open_weights(folder: str | Path, config: DecoderConfig) -> Weights:
@@ -243,22 +284,32 @@ def to_hf(params: Params, config: DecoderConfig) -> dict[str, np.ndarray]:
 
 
 def write_model(folder: str | Path, params: Params, config: DecoderConfig, dtype: Any) -> None:
-    """Writes config.json and model.safetensors that `transformers` loads as LlamaForCausalLM."""
+    """Writes config.json and model.safetensors that `transformers` loads as a model of the same family."""
     rope = {'rope_theta': config.rope.theta, 'rope_type': config.rope.type}
     if config.rope.type == 'llama3':
         rope |= {key: getattr(config.rope, key) for key in _LLAMA3_KEYS}
     same = ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
             'num_key_value_heads', 'head_dim', 'max_position_embeddings', 'rms_norm_eps', 'tie_word_embeddings',
-            'attention_bias', 'mlp_bias', 'bos_token_id')  # fmt: skip
-    values = {'architectures': ['LlamaForCausalLM'], 'model_type': 'llama', 'hidden_act': 'silu'}
-    values |= {key: getattr(config, key) for key in same}
+            'model_type', 'bos_token_id')  # fmt: skip
+    family = FAMILIES[config.model_type]
+    values = {'architectures': [family.architecture], 'hidden_act': 'silu', 'sliding_window': None}
+    values |= {key: getattr(config, key) for key in (*same, *family.bias_keys)}
     values |= {'eos_token_id': list(config.eos_token_ids), 'rope_parameters': rope, 'dtype': np.dtype(dtype).name}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.astype(dtype) for name, tensor in to_hf(params, config).items()}
-    with replacing(folder / 'model.safetensors') as temporary:
-        save_file(state, temporary, metadata={'format': 'pt'})
+    write_tensors(folder, params, config, dtype)
     write_text(folder / 'config.json', json.dumps(values, indent=2) + '\n')
+
+
+def write_tensors(folder: str | Path, params: Params, config: DecoderConfig, dtype: Any = None) -> None:
+    """Writes model.safetensors.
+
+    Args:
+      dtype: of the file; None keeps that of each parameter.
+    """
+    state = {name: tensor if dtype is None else tensor.astype(dtype) for name, tensor in to_hf(params, config).items()}
+    with replacing(Path(folder) / 'model.safetensors') as temporary:
+        save_file(state, temporary, metadata={'format': 'pt'})
 
 
 def _expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
@@ -268,6 +319,7 @@ def _expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     out_in = {
         'q_proj': (queries, D), 'k_proj': (keys, D), 'v_proj': (keys, D), 'o_proj': (D, queries),
         'gate_proj': (F, D), 'up_proj': (F, D), 'down_proj': (D, F), 'lm_head': (V, D), 'embed_tokens': (V, D),
+        'q_norm': (config.head_dim,), 'k_norm': (config.head_dim,),
     }  # fmt: skip
     shapes = {}
     for path, name, _ in tensors(config):

@@ -11,6 +11,7 @@ import numpy as np
 
 from pic_jax.config import DecoderConfig
 
+NEWER = ('qkv_bias', 'qk_norm', 'model_type')
 SEEDS = (0x9E3779B9, 0x85EBCA6B)
 
 
@@ -26,8 +27,11 @@ def identity(params: Any, config: DecoderConfig | None = None) -> str:
             jax.tree_util.tree_leaves_with_path(params), map(np.asarray, jax.tree.leaves(prints)), strict=True
         )
     ]
-    settings = dataclasses.asdict(config) if config else None
-    return hashlib.sha256(json.dumps([settings, tensors], sort_keys=True).encode()).hexdigest()
+    settings = dataclasses.asdict(config) if config else {}
+    for field in dataclasses.fields(DecoderConfig):
+        if field.name in NEWER and settings.get(field.name) == field.default:
+            del settings[field.name]  # so that a model keeps the identity it had before the setting was there
+    return hashlib.sha256(json.dumps([settings or None, tensors], sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(x: jax.Array) -> jax.Array:

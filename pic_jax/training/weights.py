@@ -20,8 +20,8 @@ NAME = 'compressor.safetensors'
 FORMAT, VERSION = 'pic-compressor', '1'
 
 
-def write_weights(folder: Path, config: RunConfig, trainable: Any) -> None:
-    """Writes config.json and the weights as bfloat16; makes the folder.
+def write_weights(folder: Path, config: RunConfig, trainable: Any, dtype: str = 'bfloat16') -> None:
+    """Writes config.json and the weights in that dtype; makes the folder.
 
     Raises:
       PicJaxError: the folder is the workdir of a run, whose checkpoints the file would hide.
@@ -29,7 +29,7 @@ def write_weights(folder: Path, config: RunConfig, trainable: Any) -> None:
     if (folder / 'checkpoints').exists():
         raise PicJaxError(f'{folder} is the workdir of a run: expected another folder to save to')
     write_config(folder, config)
-    tensors = {name: np.asarray(leaf.astype(jnp.bfloat16)) for name, leaf in named(trainable).items()}
+    tensors = {name: np.asarray(leaf.astype(dtype)) for name, leaf in named(trainable).items()}
     with replacing(folder / NAME) as temporary:
         save_file(tensors, temporary, {'format': FORMAT, 'format_version': VERSION})
 

@@ -92,6 +92,34 @@ def test_defaults_are_those_of_transformers(folder, tiny_config):
     assert hf.read_config(folder({'tie_word_embeddings': True})).tie_word_embeddings
 
 
+@pytest.mark.parametrize(
+    ('changes', 'positions'),
+    [
+        ({'model_type': 'mistral', 'sliding_window': 16}, 16),
+        ({'model_type': 'mistral', 'sliding_window': 999}, 128),
+        ({'model_type': 'mistral', 'sliding_window': None}, 128),
+        ({'model_type': 'qwen2', 'sliding_window': 16}, 128),
+        ({'model_type': 'qwen2', 'sliding_window': 16, 'use_sliding_window': True}, 16),
+    ],
+)
+def test_a_sliding_window_bounds_the_positions(folder, changes, positions):
+    assert hf.read_config(folder(changes)).max_position_embeddings == positions
+
+
+def test_what_a_family_leaves_unsaid(folder):
+    said = {'attention_bias': True, 'mlp_bias': True}
+    shown = {}
+    for family in hf.FAMILIES:
+        config = hf.read_config(folder(said | {'model_type': family}))
+        shown[family] = (config.attention_bias, config.mlp_bias, config.qkv_bias, config.qk_norm, config.model_type)
+    assert shown == {
+        'llama': (True, True, False, False, 'llama'),
+        'mistral': (False, False, False, False, 'mistral'),
+        'qwen2': (False, False, True, False, 'qwen2'),
+        'qwen3': (True, False, False, True, 'qwen3'),
+    }
+
+
 LLAMA3 = {
     'factor': 8.0, 'low_freq_factor': 2.0, 'high_freq_factor': 5.0, 'original_max_position_embeddings': 32,
 }  # fmt: skip
@@ -185,7 +213,8 @@ def test_tied_head_and_old_rope_buffers_on_disk_are_ignored(folder):
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        ({'model_type': 'mistral'}, ('model_type', 'mistral', 'llama')),
+        ({'model_type': 'gemma'}, ('model_type', 'gemma', 'llama, mistral, qwen2, qwen3')),
+        ({'model_type': 'mistral', 'sliding_window': -1}, ('sliding_window', '-1', 'positive')),
         ({'model_type': None}, ('model_type', 'missing')),
         ({'hidden_act': 'gelu'}, ('hidden_act', 'gelu', 'silu')),
         ({'quantization_config': {'quant_method': 'gptq'}}, ('quantization_config', 'gptq')),

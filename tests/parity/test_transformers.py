@@ -39,22 +39,27 @@ CASES = {
     'bias': dict(attention_bias=True, mlp_bias=True),
     'sharded': dict(shard='20KB'),
     'bfloat16': dict(dtype=torch.bfloat16),
+    'mistral': dict(family='Mistral', head_dim=12, sliding_window=None),
+    'qwen2': dict(family='Qwen2', tie_word_embeddings=True),
+    'qwen3': dict(family='Qwen3', head_dim=12),
+    'qwen3_bias': dict(family='Qwen3', head_dim=12, attention_bias=True),
 }
 
 
-def _build(folder, shard=None, dtype=torch.float32, **options):
-    """Saves a random Llama and reads it back with transformers (float32) and with pic_jax."""
+def _build(folder, shard=None, dtype=torch.float32, family='Llama', **options):
+    """Saves a random model and reads it back with transformers (float32) and with pic_jax."""
     settings = dict(
         vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=128, eos_token_id=None,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**(settings | options)))
+    model_class, config_class = (getattr(transformers, family + kind) for kind in ('ForCausalLM', 'Config'))
+    model = model_class(config_class(**(settings | options)))
     with torch.no_grad():
         for name, value in model.named_parameters():
             value.normal_(1.0, 0.3) if 'norm' in name else value.normal_(0.0, 0.2)
     model.to(dtype).save_pretrained(folder, **({'max_shard_size': shard} if shard else {}))
-    model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation='eager')
+    model = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation='eager')
     decoder = Decoder(hf.read_config(folder))
     return model.eval(), decoder, hf.load_params(folder, decoder.config)
 
@@ -97,6 +102,11 @@ def test_cases_are_what_they_are_called(models, tmp_path):
     assert configs['bias'].attention_bias
     assert configs['bias'].mlp_bias
     assert {leaf.dtype.name for leaf in jax.tree.leaves(models('bfloat16')[2])} == {'bfloat16'}
+    assert (configs['mistral'].model_type, configs['mistral'].max_position_embeddings) == ('mistral', 128)
+    assert configs['qwen2'].qkv_bias
+    assert configs['qwen3'].qk_norm
+    assert not configs['qwen3'].attention_bias
+    assert {'q_norm', 'k_norm'} < models('qwen3')[2]['layers']['self_attn'].keys()
     _build(tmp_path, **CASES['sharded'])
     assert len(list(tmp_path.glob('*.safetensors'))) > 2
     kept = rope.inverse_frequencies(configs['llama2'].rope.__class__(theta=100.0), 8)
@@ -104,6 +114,30 @@ def test_cases_are_what_they_are_called(models, tmp_path):
     assert slowed[0] == 1
     assert 1 < slowed[1:-1].min() < 8
     np.testing.assert_allclose(slowed[-1], 8, rtol=1e-6)
+
+
+@pytest.mark.parametrize('case', ['bias', 'mistral', 'qwen2', 'qwen3_bias'])
+def test_a_model_that_is_written_loads_in_its_own_class(models, tmp_path, case):
+    model, decoder, params = models(case)
+    hf.write_model(tmp_path, params, decoder.config, np.float32)
+    assert hf.read_config(tmp_path) == decoder.config
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert type(again) is type(model)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)
+    ids_BT = np.arange(30)[None]
+    torch.testing.assert_close(_logits(again, ids_BT), _logits(model, ids_BT), atol=1e-5, rtol=1e-5)
+
+
+def test_within_its_window_a_sliding_model_is_an_ordinary_one(tmp_path):
+    """Which it is taken for: longer texts are refused, as those past the last position are."""
+    model, decoder, params = _build(tmp_path, family='Mistral', sliding_window=24)
+    assert model.config.sliding_window == 24
+    assert decoder.config.max_position_embeddings == 24
+    ids_BT = np.random.default_rng(1).integers(0, 64, (2, 40))
+    found = _forward(decoder, {'params': params}, ids_BT)
+    assert _worst(found[:, :24], _logits(model, ids_BT[:, :24])) <= TOLERANCE
+    assert _worst(found, _logits(model, ids_BT)) > 0.1
 
 
 def test_float32_loading_of_bfloat16_is_the_same(models, tmp_path):
@@ -215,7 +249,7 @@ def _generate_jax(decoder, params, prompts, new, eos_ids=()):
     return np.asarray(tokens), lengths.tolist()
 
 
-@pytest.mark.parametrize('case', ['llama2', 'llama3', 'tied', 'head_dim'])
+@pytest.mark.parametrize('case', ['llama2', 'llama3', 'tied', 'head_dim', 'mistral', 'qwen2', 'qwen3'])
 def test_greedy_generation(models, case, capsys):
     model, decoder, params = models(case)
     expected, margin = _generate_torch(model, _prompts(), NEW)

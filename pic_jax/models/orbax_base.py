@@ -1,0 +1,123 @@
+"""A frozen target as an Orbax checkpoint, stacked and transposed as the decoder has it, with its source's hashes.
+
+Reading it needs no transposing, and every process of a pod reads its own parts from any file system that Orbax knows.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from pic_jax import __version__
+from pic_jax.config import DecoderConfig
+from pic_jax.errors import PicJaxError
+from pic_jax.files import read_json, write_text
+from pic_jax.models import hf
+from pic_jax.models.decoder import Params
+from pic_jax.models.hf_files import tensor_files
+from pic_jax.models.hub import TOKENIZER_FILES
+
+SOURCE, PARAMS = 'source.json', 'params'
+FORMAT, VERSION = 'pic-base', '1'
+# Small files beside the weights, which go with them either way.
+BESIDE = (*TOKENIZER_FILES, 'generation_config.json', '*.model')
+
+
+def is_orbax(folder: Path) -> bool:
+    """Whether `from_hf` wrote the folder."""
+    return (folder / SOURCE).is_file()
+
+
+def from_hf(source: Path, out: Path, name: str) -> None:
+    """Writes a Hugging Face folder as an Orbax base; the dtype of the tensors stays what it is.
+
+    Args:
+      name: what source.json shall call the source.
+
+    Raises:
+      PicJaxError: as `hf.read_config` and `hf.open_weights`, or `out` cannot be written.
+    """
+    params = hf.load_params(source, hf.read_config(source))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((out / PARAMS).absolute(), params)
+    _copy_beside(source, out)
+    files = {file.name: _sha256(file) for file in sorted(set(tensor_files(source).values()))}
+    values = {'format': FORMAT, 'format_version': VERSION, 'pic_jax': __version__, 'source': name, 'sha256': files}
+    write_text(out / SOURCE, json.dumps(values, indent=2) + '\n')
+
+
+def to_hf(source: Path, out: Path) -> None:
+    """Writes an Orbax base as a Hugging Face folder: the tensors that it was made from, bit for bit.
+
+    Raises:
+      PicJaxError: the base is not readable, or `out` cannot be written.
+    """
+    config = hf.read_config(source)
+    _copy_beside(source, out)
+    hf.write_tensors(out, load(source, config), config)
+
+
+def load(folder: Path, config: DecoderConfig, shardings: Any = None, dtype: Any = None) -> Params:
+    """The parameters of an Orbax base.
+
+    Args:
+      shardings: a NamedSharding for every parameter; this process's first device where none are given.
+      dtype: of the result; None keeps the file's.
+
+    Raises:
+      PicJaxError: it is of another format, a tensor is missing, left over or misshaped, or the files are unreadable.
+    """
+    values = read_json(folder / SOURCE)
+    for key, valid in ('format', FORMAT), ('format_version', VERSION):
+        if values.get(key) != valid:
+            raise PicJaxError(f'{folder / SOURCE}: {key} is {values.get(key)!r}, expected {valid!r}')
+    path = (folder / PARAMS).absolute()
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            saved = checkpointer.metadata(path).item_metadata.tree
+        except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files
+            raise _unreadable(path, error) from error
+        shapes = hf.build_params(config, lambda tensor, shape: jax.ShapeDtypeStruct(shape, 'float32'))
+        _check(path, _shapes(saved), _shapes(shapes))
+        placed = shardings or jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), shapes)
+        wanted = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=place), saved, placed
+        )
+        try:
+            return checkpointer.restore(path, wanted)
+        except Exception as error:  # as above
+            raise _unreadable(path, error) from error
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator='.'): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _check(path: Path, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise PicJaxError(f'{path}: {name} has shape {found.get(name)}, expected {wanted.get(name)}')
+
+
+def _unreadable(path: Path, error: Exception) -> PicJaxError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return PicJaxError(f'{path}: cannot be read ({reason})')
+
+
+def _copy_beside(source: Path, out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for file in {file for pattern in BESIDE for file in source.glob(pattern)}:
+            shutil.copyfile(file, out / file.name)
+    except OSError as error:
+        raise PicJaxError(f'{out}: cannot be written ({error.strerror})') from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
