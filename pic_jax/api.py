@@ -153,7 +153,7 @@ class TrainedCompressor:
             compressor_sha256=self.fingerprint,
             hidden_size=run.decoder.config.hidden_size,
             layout=f'{layout.method}{shown} chunk_size={layout.chunk_size} positions={layout.positions}',
-            template=run.config.prompt_template,
+            template=run.config.prompt_template if self.special_name == 'ft' else 'none',
             decoder_prefix=run.prefix,
             source_tokens=tuple(int(length) for length in lengths_B),
             ids=tuple(ids),

@@ -28,7 +28,7 @@ PROJECTORS = ('none', 'linear', 'mlp')
 DTYPES = ('float32', 'bfloat16')
 OPTIMIZERS = ('adamw', 'muon')
 SCHEDULES = ('constant', 'cosine')
-TEMPLATES = ('plain', 'llama2-chat', 'chat')
+TEMPLATES = ('plain', 'llama2-chat', 'chat', 'none')
 LINEARS = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
 
 
@@ -495,7 +495,7 @@ class RunConfig:
       remat: recompute activations in the backward pass, layer by layer.
       decoder_prefix: token ids that stand before the memory (and before every control's text); None means
         the target's BOS, where it has one.
-      prompt_template: plain | llama2-chat | chat (the tokenizer's own template).
+      prompt_template: plain | llama2-chat | chat (the tokenizer's own template) | none.
       mesh: how devices share the work.
     """
 

@@ -97,7 +97,7 @@ def template(name: str, tokenizer: 'PreTrainedTokenizerBase') -> Template:
     """The template `name` of config.TEMPLATES.
 
     `chat` is what the tokenizer's own chat template puts around a user message that starts with the memory. It often
-    begins with a BOS token: leave `decoder_prefix` empty then.
+    begins with a BOS token: leave `decoder_prefix` empty then. `none` is nothing at all.
 
     Raises:
       ConfigError: the name is unknown, or the tokenizer has no chat template to take apart.
@@ -108,6 +108,8 @@ def template(name: str, tokenizer: 'PreTrainedTokenizerBase') -> Template:
         return Template(before='[INST]', between='', after=' [/INST]', lead=' ')
     if name == 'chat':
         return _chat_template(tokenizer)
+    if name == 'none':
+        return Template(before='', between='', after='', lead=' ')
     raise ConfigError(f'prompt_template={name!r} is not valid: expected one of {", ".join(TEMPLATES)}')
 
 

@@ -42,6 +42,7 @@ def test_prompt_ids_do_not_depend_on_the_answer(tokenizer):
 def test_plain_and_llama2_templates(tokenizer):
     assert tokenise.template('plain', tokenizer) == tokenise.Template('', 'Question: ', '\nAnswer:', ' ')
     assert tokenise.template('llama2-chat', tokenizer) == tokenise.Template('[INST]', '', ' [/INST]', ' ')
+    assert tokenise.template('none', tokenizer).question('Once upon') == 'Once upon'
 
 
 def test_chat_template_is_split_around_memory_and_prompt(tokenizer):

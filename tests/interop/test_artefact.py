@@ -1,5 +1,6 @@
 """A compressor that is exported, copied elsewhere and loaded computes what it computed."""
 
+import importlib.util
 import json
 import shutil
 
@@ -16,6 +17,7 @@ from pic_jax.interop import artefact
 from pic_jax.models import hf
 from pic_jax.models.lora import adapted
 
+HAS_TORCH = all(importlib.util.find_spec(name) for name in ('torch', 'peft'))
 METHODS = {
     'pic': dict(chunk_size=8, projector='mlp'),
     'icae': dict(projector='linear'),
@@ -51,7 +53,11 @@ def test_what_is_loaded_is_what_was_exported(random_compressor, tmp_path, name):
 def test_a_changed_weight_is_noticed(random_compressor, tmp_path, capsys):
     artefact.export(random_compressor('pic', **METHODS['pic']), tmp_path / 'out')
     assert main(['check', str(tmp_path / 'out')]) == 0
-    assert capsys.readouterr().out.count(' ok\n') == 6
+    lines = capsys.readouterr().out.splitlines()
+    runtimes = [line.partition(' ')[0] for line in lines if line.endswith(' ok')]
+    assert len(runtimes) == len(lines)
+    assert runtimes.count('jax') == 6
+    assert runtimes.count('torch') == (4 if HAS_TORCH else 0)
     for file, name in (('pic.safetensors', 'memory_embeddings'),
                        ('adapter/adapter_model.safetensors',
                         'base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight')):  # fmt: skip
@@ -60,9 +66,10 @@ def test_a_changed_weight_is_noticed(random_compressor, tmp_path, capsys):
         tensors[name] = tensors[name] * 1.01
         save_file(tensors, path, {'format': 'pic_compressor', 'format_version': '1'})
         assert main(['check', str(tmp_path / 'out'), '--json']) == 1
-        rows = {row['field']: row for row in json.loads(capsys.readouterr().out)}
-        assert rows['embeddings']['difference'] > rows['embeddings']['limit'] == 1e-5
-        assert rows['positions']['difference'] == 0
+        rows = {(row['runtime'], row['field']): row for row in json.loads(capsys.readouterr().out)}
+        for runtime in ('jax', 'torch') if HAS_TORCH else ('jax',):
+            assert rows[runtime, 'embeddings']['difference'] > rows[runtime, 'embeddings']['limit'] == 1e-5
+            assert rows[runtime, 'positions']['difference'] == 0
         path.write_bytes(before)
 
 

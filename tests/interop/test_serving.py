@@ -132,7 +132,7 @@ def test_the_command_line_writes_for_every_engine(file, tiny_target, tmp_path, c
     assert prompt.shape == (before, D)
     wrong = [
         (['peft', '--question=x'], 'the question as tokens'), (['hf', '--row=1'], '--row=1 is not valid'),
-        (['vllm-chat'], 'prompt_template=plain'),
+        (['vllm-chat'], 'prompt_template=none'),
     ]  # fmt: skip
     target = [f'--base={tiny_target}', f'--out={tmp_path / "no"}']
     for (engine, *more), said in wrong:
