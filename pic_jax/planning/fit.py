@@ -1,4 +1,8 @@
-"""Searches a mesh and microbatches that fit, on models of a few layers, and confirms what it finds in full."""
+"""Searches a mesh and microbatches that fit, by compiling the training step in full and drawing a line through peaks.
+
+Layers are a loop in the program, so that a model of two layers takes the compiler as long as one of all its layers:
+what is saved is compilations, not depth.
+"""
 
 import dataclasses
 import itertools
@@ -13,8 +17,8 @@ from pic_jax.planning.programs import abstract_run, programs
 from pic_jax.planning.topology import Topology
 from pic_jax.training.sharding import make_mesh, splits_context
 
-SHALLOW = (2, 4)  # layers
 MOST_TENSOR = 8  # every layer talks over this axis, so large groups are slow
+FIRST_ROWS = 4  # of a microbatch that a device has in the first program that is compiled
 CompileStep = Callable[[RunConfig, DecoderConfig, Topology], Measured]
 
 
@@ -36,19 +40,18 @@ class Candidate(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """peak: bytes of one device at full depth, extrapolated unless `full`; None where the compiler named none."""
+    """peak: bytes of one device; None where the compiler named none."""
 
     candidate: Candidate
     peak: int | None
     fits: bool
-    full: bool
     compile_s: float
 
 
 class Found(NamedTuple):
-    """best: the first candidate that is confirmed to fit, with its plan. trials: all that was compiled, in order.
+    """best: the fastest candidate that fits, with its plan. trials: all that was compiled, in order.
 
-    complete: False where the budget ran out first.
+    complete: the next faster candidate was compiled too, and does not fit. False where the budget ran out first.
     """
 
     best: Candidate | None
@@ -57,21 +60,22 @@ class Found(NamedTuple):
     complete: bool
 
 
-def candidates(config: RunConfig, shape: DecoderConfig, topology: Topology) -> Iterator[Candidate]:
-    """Meshes and microbatches that the run allows, by rule of thumb the fastest first.
+def candidates(config: RunConfig, shape: DecoderConfig, topology: Topology) -> Iterator[list[Candidate]]:
+    """Settings that the run allows, by mesh, and on each mesh by microbatches: by rule of thumb the fastest first.
 
-    As few microbatches as possible, then as small a `tensor` axis, which communicates in every layer. The rest of the
-    devices are `fsdp`, which needs less memory than `data`; `context` serves where a microbatch has too few rows.
-    `train.batch_size` stays.
+    First as small a `tensor` axis as possible, which communicates in every layer, then as few microbatches, which each
+    gather the weights. The rest of the devices are `fsdp`, which needs less memory than `data`; `context` serves where
+    a microbatch has too few rows. `train.batch_size` stays.
     """
     count = len(topology.devices)
     contexts = _divisors(count) if splits_context(config) else [1]
     tensors = [size for size in _divisors(count) if size <= MOST_TENSOR]
-    for microbatches, tensor, context in itertools.product(_divisors(config.train.batch_size), tensors, contexts):
+    for tensor, context in itertools.product(tensors, contexts):
         if count % (tensor * context) == 0:
-            candidate = Candidate(MeshConfig(1, count // (tensor * context), tensor, context), microbatches)
-            if _allowed(candidate.apply(config), shape, topology):
-                yield candidate
+            mesh = MeshConfig(1, count // (tensor * context), tensor, context)
+            settings = [Candidate(mesh, microbatches) for microbatches in _divisors(config.train.batch_size)]
+            if allowed := [each for each in settings if _allowed(each.apply(config), shape, topology)]:
+                yield allowed
 
 
 def _allowed(config: RunConfig, shape: DecoderConfig, topology: Topology) -> bool:
@@ -86,10 +90,10 @@ def _divisors(number: int) -> list[int]:
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
-def extrapolated(peaks: dict[int, int], layers: int) -> int:
-    """Peak bytes at that depth, on the line through the peaks at two depths."""
-    (low, at_low), (high, at_high) = sorted(peaks.items())
-    return round(at_low + (at_high - at_low) / (high - low) * (layers - low))
+def on_line(points: dict[float, int], rows: float) -> float:
+    """Bytes at that many rows, on the line through the two points with the most of them."""
+    (few, at_few), (many, at_many) = sorted(points.items())[-2:]
+    return at_few + (at_many - at_few) / (many - few) * (rows - few)
 
 
 def compile_train(config: RunConfig, shape: DecoderConfig, topology: Topology) -> Measured:
@@ -97,22 +101,6 @@ def compile_train(config: RunConfig, shape: DecoderConfig, topology: Topology) -
     mesh = make_mesh(config.mesh, topology.devices)
     (program,) = programs(abstract_run(config, shape, mesh), ('train',))
     return measure(program, mesh, topology)
-
-
-def shallow_trial(
-    candidate: Candidate, config: RunConfig, shape: DecoderConfig, topology: Topology, compile_step: CompileStep
-) -> Trial:
-    """Compiled at SHALLOW layers, the peak extrapolated to all of them."""
-    peaks, seconds = {}, 0.0
-    for layers in SHALLOW:
-        part = dataclasses.replace(shape, num_hidden_layers=layers)
-        measured = compile_step(candidate.apply(config), part, topology)
-        seconds += measured.compile_s
-        if not measured.fits:  # nor will it with more layers
-            return Trial(candidate, measured.needed, False, False, seconds)
-        peaks[layers] = measured.needed
-    peak = extrapolated(peaks, shape.num_hidden_layers)
-    return Trial(candidate, peak, peak <= measured.hbm, False, seconds)
 
 
 def search(
@@ -123,57 +111,57 @@ def search(
     note: Callable[[str], None],
     compile_step: CompileStep = compile_train,
 ) -> Found:
-    """The first candidate whose training step fits at full depth.
+    """The fewest microbatches with which the training step fits, on the first mesh that has any.
 
-    Every candidate is compiled at 2 and 4 layers; the first that should fit is compiled in full, and the search goes on
-    where it does not. Then the candidate before it, the next faster one, is compiled in full too, so that neither
-    answer rests on an extrapolation.
+    The first program has few rows; those after it are what a line through the peaks so far says will fit, until one
+    fits whose faster neighbour does not. Everything that is answered was compiled.
 
     Args:
       budget_s: no compilation is started that should end after that many seconds, going by the longest so far.
-      note: gets a line for every candidate.
+      note: gets a line for everything that is compiled.
     """
-    until, longest = time.monotonic() + budget_s, 0.0
-    trials: list[Trial] = []
-
-    def keep(trial: Trial) -> Trial:
-        nonlocal longest
-        trials.append(trial)
-        longest = max(longest, trial.compile_s)
-        note(describe(trial))
-        return trial
-
-    def out_of_time() -> bool:
-        return time.monotonic() + longest > until
-
-    for candidate in candidates(config, shape, topology):
-        if out_of_time():
+    until, longest, trials = time.monotonic() + budget_s, 0.0, []
+    for settings in candidates(config, shape, topology):
+        rows = [config.train.batch_size / each.microbatches for each in settings]
+        tried: dict[int, Measured] = {}
+        at = next((i for i, number in enumerate(rows) if number <= FIRST_ROWS * len(topology.devices)), len(rows) - 1)
+        while at not in tried and time.monotonic() + longest <= until:
+            tried[at] = measured = compile_step(settings[at].apply(config), shape, topology)
+            trials.append(Trial(settings[at], measured.needed, measured.fits, measured.compile_s))
+            note(describe(trials[-1]))
+            longest, at = max(longest, measured.compile_s), following(rows, tried)
+        best = min((i for i, measured in tried.items() if measured.fits), default=None)
+        if best is not None:
+            return Found(settings[best], tried[best], trials, at in tried)
+        if at not in tried:
             return Found(None, None, trials, False)
-        if not keep(shallow_trial(candidate, config, shape, topology, compile_step)).fits:
-            continue
-        if out_of_time():
-            return Found(None, None, trials, False)
-        measured = compile_step(candidate.apply(config), shape, topology)
-        if not keep(Trial(candidate, measured.needed, measured.fits, True, measured.compile_s)).fits:
-            continue
-        faster = [trial for trial in trials if trial.candidate != candidate]
-        if faster and not faster[-1].full:
-            if out_of_time():
-                return Found(candidate, measured, trials, False)
-            other = compile_step(faster[-1].candidate.apply(config), shape, topology)
-            found = keep(Trial(faster[-1].candidate, other.needed, other.fits, True, other.compile_s))
-            if found.fits:  # the extrapolation was too careful
-                return Found(found.candidate, other, trials, True)
-        return Found(candidate, measured, trials, True)
     return Found(None, None, trials, True)
+
+
+def following(rows: list[float], tried: dict[int, Measured]) -> int:
+    """Which setting to compile next: its place; or a place that is tried already, where nothing is left to do.
+
+    Args:
+      rows: of a microbatch, per setting, descending. tried: what was compiled, by place.
+    """
+    best = min((i for i, measured in tried.items() if measured.fits), default=len(rows))
+    too_large = max((i for i in tried if i < best), default=-1)
+    if best == len(rows):
+        return len(rows) - 1  # the least that can be asked for; if that is too large, nothing fits
+    if too_large == best - 1:
+        return best
+    points = {rows[i]: measured.needed for i, measured in tried.items() if measured.needed is not None}
+    if len(points) == 1:
+        points[0.0] = tried[best].memory.arguments
+    fitting = (i for i in range(too_large + 1, best) if on_line(points, rows[i]) <= tried[best].hbm)
+    return next(fitting, best - 1)
 
 
 def describe(trial: Trial) -> str:
     """One line for the terminal."""
     sizes = [f'{axis} {size}' for axis, size in dataclasses.asdict(trial.candidate.mesh).items() if size > 1]
     peak = 'unknown' if trial.peak is None else f'{trial.peak / 2**30:.2f} GiB'
-    how = 'compiled in full' if trial.full else f'from {" and ".join(map(str, SHALLOW))} layers'
     return (
-        f'{", ".join(sizes) or "1 device"}, microbatches {trial.candidate.microbatches}: peak {peak} ({how}, '
-        f'{trial.compile_s:.0f} s), {"fits" if trial.fits else "does not fit"}'
+        f'{", ".join(sizes) or "1 device"}, microbatches {trial.candidate.microbatches}: peak {peak} '
+        f'({trial.compile_s:.0f} s), {"fits" if trial.fits else "does not fit"}'
     )
