@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,24 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise PicJaxError(f'{path}: cannot be written: {error.strerror}') from error
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder beside `folder` to fill, then renames it; after a failure nothing is left.
+
+    Raises:
+      PicJaxError: the place cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as temporary:
+            part = Path(temporary) / folder.name
+            part.mkdir()
+            yield part
+            part.rename(folder)
+    except OSError as error:
+        raise PicJaxError(f'{folder}: cannot be written ({error.strerror})') from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 HELP = "compute an exported compressor's golden memory again, in JAX and, where it is installed, in PyTorch"
@@ -40,10 +41,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_in_torch(folder: Path, base: str, limits: dict[str, float]) -> list[dict]:
+    from pic_jax.errors import PicJaxError
+    from pic_jax.models import orbax_base
     from pic_jax.run import named_folder
     from pic_jax.torch_runtime import Compressor
 
-    differences = Compressor.from_pretrained(folder, base=named_folder(base), verify=False).check()
+    if orbax_base.is_orbax(named_folder(base)):
+        print(
+            f'not checked in PyTorch, which cannot read {base}: name a folder in HF format by --base', file=sys.stderr
+        )
+        return []
+    try:
+        differences = Compressor.from_pretrained(folder, base=named_folder(base), verify=False).check()
+    except (OSError, RuntimeError, ValueError) as error:  # of torch, transformers and PEFT
+        raise PicJaxError(f'{folder}: PyTorch cannot compute it: {(str(error).splitlines() or [error])[0]}') from error
     return [
         {'runtime': 'torch', 'field': field, 'difference': difference, 'limit': limits[field]}
         for field, difference in sorted(differences.items())

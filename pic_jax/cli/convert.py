@@ -20,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument('--icae', metavar='FILE', help="state dict of ICAE's authors' code (v2), for that model")
     kinds.add_argument('--icformer', metavar='DIR', help="checkpoint of IC-Former's authors' code, for that model")
-    parser.add_argument('--ratio', type=int, default=4, help="tokens per vector of ICAE's or IC-Former's training (4)")
-    parser.add_argument('--lora_alpha', type=float, default=32.0, help="of ICAE's training (32)")
-    parser.add_argument('--dtype', default='bfloat16', help='compute dtype of the compressor (bfloat16)')
+    parser.add_argument('--ratio', type=int, help="tokens per vector of ICAE's or IC-Former's training (4)")
+    parser.add_argument('--lora_alpha', type=float, help="of ICAE's training (32)")
+    parser.add_argument('--dtype', help='compute dtype of the compressor (bfloat16)')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,12 +36,16 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if out.exists():
         raise ConfigError(f'--out={args.out} exists: expected a new folder')
+    for option, kinds in ('ratio', (args.icae, args.icformer)), ('dtype', (args.icae, args.icformer)), (
+        'lora_alpha', (args.icae,)
+    ):  # fmt: skip
+        if getattr(args, option) is not None and not any(kinds):
+            raise ConfigError(f'--{option} is not valid here: it is of a compressor that is converted')
+    ratio, dtype, alpha = args.ratio or 4, args.dtype or 'bfloat16', args.lora_alpha or 32.0
     if args.icae:
-        compressor = foreign.read_icae(Path(args.icae), args.base, args.ratio, args.lora_alpha, args.dtype)
-        write_weights(out, *compressor, 'float32')
+        write_weights(out, *foreign.read_icae(Path(args.icae), args.base, ratio, alpha, dtype), 'float32')
     elif args.icformer:
-        compressor = foreign.read_icformer(Path(args.icformer), args.base, args.ratio, args.dtype)
-        write_weights(out, *compressor, 'float32')
+        write_weights(out, *foreign.read_icformer(Path(args.icformer), args.base, ratio, dtype), 'float32')
     elif orbax_base.is_orbax(folder := named_folder(args.base)):
         orbax_base.to_hf(folder, out)
     else:

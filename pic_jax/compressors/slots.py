@@ -103,7 +103,7 @@ def compress_windows(
 
 def parts_of(config: CompressorConfig, n: int) -> Parts:
     """The independent chunks of a window of n tokens, or the window itself."""
-    c = min(config.chunk_size, n) if config.chunk_local else n
+    c = min(config.chunk_size or n, n) if config.chunk_local else n
     window, layout, C = make_layout(config, n), make_layout(config, c), -(-n // c)
     token_Cc, slot_Cm = (np.arange(C * size).reshape(C, size) for size in (c, layout.num_slots))
     k = window.num_slots

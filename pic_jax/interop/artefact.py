@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from pic_jax.api import TrainedCompressor
 from pic_jax.config import RunConfig, from_mapping, to_mapping
 from pic_jax.data.tokenise import fingerprint
 from pic_jax.errors import ConfigError, PicJaxError
-from pic_jax.files import read_json, write_text
+from pic_jax.files import new_folder, read_json, write_text
 from pic_jax.interop.card import model_card
 from pic_jax.interop.peft import read_adapter, write_adapter
 from pic_jax.interop.tensors import read_tensors
@@ -82,24 +81,17 @@ def export(
             'AutoConfig': f'{RUNTIME.stem}.PicCompressorConfig',
             'AutoModel': f'{RUNTIME.stem}.Compressor',
         }
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as temporary:
-            part = Path(temporary) / folder.name
-            part.mkdir()
-            write_text(part / 'config.json', json.dumps(config, indent=2) + '\n')
-            if lora:
-                write_adapter(part / ADAPTER, lora, run.config.compressor.lora, name, revision)
-            _save(part / TENSORS, named(_without_adapter(trained.trainable)))
-            _save(part / GOLDEN, golden(trained))
-            if merged:
-                hf.write_model(part / MERGED, _merged(trained), run.decoder.config, run.config.dtype)
-            if remote_code:
-                shutil.copyfile(RUNTIME, part / RUNTIME.name)
-            write_text(part / 'README.md', model_card(config, bool(target) or run.config.base.startswith(hub.PREFIX)))
-            part.rename(folder)
-    except OSError as error:
-        raise PicJaxError(f'{folder}: cannot be written ({error.strerror})') from error
+    with new_folder(folder) as part:
+        write_text(part / 'config.json', json.dumps(config, indent=2) + '\n')
+        if lora:
+            write_adapter(part / ADAPTER, lora, run.config.compressor.lora, name, revision)
+        _save(part / TENSORS, named(_without_adapter(trained.trainable)))
+        _save(part / GOLDEN, golden(trained))
+        if merged:
+            hf.write_model(part / MERGED, _merged(trained), run.decoder.config, run.config.dtype)
+        if remote_code:
+            shutil.copyfile(RUNTIME, part / RUNTIME.name)
+        write_text(part / 'README.md', model_card(config, bool(target) or run.config.base.startswith(hub.PREFIX)))
 
 
 def load(folder: str | Path, base: str = '', mesh: Mesh | None = None) -> TrainedCompressor:

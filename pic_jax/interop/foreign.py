@@ -48,7 +48,8 @@ def read_icae(file: Path, base: str, ratio: int, lora_alpha: float, dtype: str) 
       dtype: of the computation.
 
     Returns:
-      settings, and the trained parameters in float32.
+      settings, and the trained parameters in float32. Contexts are read without a BOS, as in the code's training; its
+      inference script gives them one.
 
     Raises:
       PicJaxError: the file is not readable, or does not fit the frozen model.
@@ -57,13 +58,14 @@ def read_icae(file: Path, base: str, ratio: int, lora_alpha: float, dtype: str) 
     tensors = _Tensors(file)
     adapters = {name: match for name in tensors.shapes if (match := _ADAPTER.fullmatch(name))}
     strange = [name for name in tensors.shapes if name not in adapters and name != _TABLE and not _FROZEN.match(name)]
-    if strange or not adapters or _TABLE not in tensors.shapes:
-        problem = f'has {strange[0]}' if strange else f'lacks {_TABLE if adapters else "a LoRA adapter"}'
-        raise PicJaxError(f'{file} {problem}: expected a state dict of ICAE, second version')
-    slots = tensors.shapes[_TABLE][0] - len(SPECIALS)
-    targets = {match[3]: match[2] for match in adapters.values()}
-    rank = next(tensors.shapes[name][0] for name, match in adapters.items() if match[4] == 'A')
     shapes = hf.build_params(config, lambda tensor, shape: shape)['layers']
+    strange += [name for name, match in adapters.items() if match[3] not in shapes[match[2]]]
+    ranks = [tensors.shapes[name][0] for name, match in adapters.items() if match[4] == 'A']
+    if strange or not ranks or _TABLE not in tensors.shapes:
+        problem = f'has {strange[0]}' if strange else f'lacks {_TABLE if ranks else "a LoRA adapter"}'
+        raise PicJaxError(f'{file} {problem}: expected a state dict of ICAE, second version')
+    slots, rank = tensors.shapes[_TABLE][0] - len(SPECIALS), ranks[0]
+    targets = {match[3]: match[2] for match in adapters.values()}
     lora: dict[str, Any] = {}
     for name, group in sorted(targets.items()):
         _, features_in, features_out = shapes[group][name]['kernel']
@@ -77,7 +79,7 @@ def read_icae(file: Path, base: str, ratio: int, lora_alpha: float, dtype: str) 
         lora=LoraConfig(rank, lora_alpha, tuple(sorted(targets))),
     )  # fmt: skip
     special = {name: table[slots + i] for i, name in enumerate(SPECIALS)}
-    return _run(base, compressor, dtype), {
+    return _run(base, compressor, dtype, 'ft'), {
         'memory_embeddings': table[:slots], 'special': special, 'lora': {'layers': lora}, 'projector': {},
     }  # fmt: skip
 
@@ -87,6 +89,9 @@ def read_icformer(folder: Path, base: str, ratio: int, dtype: str) -> tuple[RunC
 
     The folder has config.json and model.safetensors; the digests and special vectors, which the code keeps in a pickle,
     must be there as param.safetensors.
+
+    A checkpoint without the vector FT reconstructs and does not answer. The authors' words around memory and question
+    differ from those of llama2-chat: "[INST] Response the Prompt based on the below text:" and "Prompt:".
 
     Args, returns:
       as `read_icae`.
@@ -127,7 +132,7 @@ def read_icformer(folder: Path, base: str, ratio: int, dtype: str) -> tuple[RunC
         'icformer', ratio=ratio, context_length=slots * ratio, window=slots * ratio, window_split='even',
         icformer=options,
     )  # fmt: skip
-    return _run(base, compressor, dtype), {
+    return _run(base, compressor, dtype, 'ft' if 'FT' in params.shapes else 'ae'), {
         'memory_embeddings': params.read('digest_embeddings', (1, slots, D))[0],
         'special': special,
         'icformer': {'layers': layers, 'norm': {'weight': tensors.read('encoder.norm.weight', (D,))}},
@@ -155,14 +160,14 @@ def _icformer_options(path: Path, target: DecoderConfig) -> IcformerConfig:
     )
 
 
-def _run(base: str, compressor: CompressorConfig, dtype: str) -> RunConfig:
-    """Settings under which the authors' fine-tuned checkpoints answer questions."""
-    objective = ObjectiveConfig(lm=0.0, ft=1.0)
+def _run(base: str, compressor: CompressorConfig, dtype: str, objective: str) -> RunConfig:
+    """Settings of a run that trained the compressor for that objective."""
     length = compressor.context_length
     data = DataConfig(context_length=length, min_context=min(DataConfig.min_context, length))
     return RunConfig(
-        base=base, dtype=dtype, prompt_template='llama2-chat', compressor=compressor, objective=objective, data=data
-    )
+        base=base, dtype=dtype, prompt_template='llama2-chat', compressor=compressor, data=data,
+        objective=ObjectiveConfig(**({'lm': 0.0} | {objective: 1.0})),
+    )  # fmt: skip
 
 
 class _Tensors:

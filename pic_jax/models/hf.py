@@ -25,7 +25,8 @@ class Family(NamedTuple):
     """What transformers' classes of one model_type do that config.json does not say.
 
     architecture: the class. bias_keys: whether config.json has attention_bias (and mlp_bias). qkv_bias, qk_norm: as in
-    DecoderConfig. window_key: the switch without which sliding_window means nothing.
+    DecoderConfig. window_key: the switch without which sliding_window means nothing. head_dim, sliding_window: where
+    config.json does not say.
     """
 
     architecture: str
@@ -33,13 +34,17 @@ class Family(NamedTuple):
     qkv_bias: bool = False
     qk_norm: bool = False
     window_key: str = ''
+    head_dim: int | None = None
+    sliding_window: int | None = None
 
 
 FAMILIES = {
     'llama': Family('LlamaForCausalLM', bias_keys=('attention_bias', 'mlp_bias')),
-    'mistral': Family('MistralForCausalLM'),
+    'mistral': Family('MistralForCausalLM', sliding_window=4096),
     'qwen2': Family('Qwen2ForCausalLM', qkv_bias=True, window_key='use_sliding_window'),
-    'qwen3': Family('Qwen3ForCausalLM', bias_keys=('attention_bias',), qk_norm=True, window_key='use_sliding_window'),
+    'qwen3': Family(
+        'Qwen3ForCausalLM', bias_keys=('attention_bias',), qk_norm=True, window_key='use_sliding_window', head_dim=128
+    ),
 }
 
 
@@ -111,8 +116,9 @@ def read_config(folder: str | Path) -> DecoderConfig:
 
     def positions() -> int:
         available = number('max_position_embeddings', int)
-        slides = values.get('sliding_window') is not None and (not family.window_key or flag(family.window_key))
-        return min(available, number('sliding_window', int)) if slides else available
+        slides = values.get('sliding_window', family.sliding_window) is not None
+        slides = slides and (not family.window_key or flag(family.window_key))
+        return min(available, number('sliding_window', int, family.sliding_window)) if slides else available
 
     refuse_unless('model_type', need('model_type'), tuple(FAMILIES))
     family = FAMILIES[values['model_type']]
@@ -127,7 +133,7 @@ def read_config(folder: str | Path) -> DecoderConfig:
             num_hidden_layers=number('num_hidden_layers', int),
             num_attention_heads=heads,
             num_key_value_heads=number('num_key_value_heads', int, heads),
-            head_dim=number('head_dim', int, hidden // heads),
+            head_dim=number('head_dim', int, family.head_dim or hidden // heads),
             max_position_embeddings=positions(),
             rms_norm_eps=number('rms_norm_eps', float, 1e-6),
             rope=_read_rope(values, path, refuse_unless),

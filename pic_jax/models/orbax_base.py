@@ -1,6 +1,6 @@
 """A frozen target as an Orbax checkpoint, stacked and transposed as the decoder has it, with its source's hashes.
 
-Reading it needs no transposing, and every process of a pod reads its own parts from any file system that Orbax knows.
+Reading it needs no transposing, and every process of a pod reads its own parts.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from pic_jax import __version__
 from pic_jax.config import DecoderConfig
 from pic_jax.errors import PicJaxError
-from pic_jax.files import read_json, write_text
+from pic_jax.files import new_folder, read_json, write_text
 from pic_jax.models import hf
 from pic_jax.models.decoder import Params
 from pic_jax.models.hf_files import tensor_files
@@ -42,12 +42,13 @@ def from_hf(source: Path, out: Path, name: str) -> None:
       PicJaxError: as `hf.read_config` and `hf.open_weights`, or `out` cannot be written.
     """
     params = hf.load_params(source, hf.read_config(source))
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((out / PARAMS).absolute(), params)
-    _copy_beside(source, out)
     files = {file.name: _sha256(file) for file in sorted(set(tensor_files(source).values()))}
     values = {'format': FORMAT, 'format_version': VERSION, 'pic_jax': __version__, 'source': name, 'sha256': files}
-    write_text(out / SOURCE, json.dumps(values, indent=2) + '\n')
+    with new_folder(out) as part:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save((part / PARAMS).absolute(), params)
+        _copy_beside(source, part)
+        write_text(part / SOURCE, json.dumps(values, indent=2) + '\n')
 
 
 def to_hf(source: Path, out: Path) -> None:
@@ -57,8 +58,10 @@ def to_hf(source: Path, out: Path) -> None:
       PicJaxError: the base is not readable, or `out` cannot be written.
     """
     config = hf.read_config(source)
-    _copy_beside(source, out)
-    hf.write_tensors(out, load(source, config), config)
+    params = load(source, config)
+    with new_folder(out) as part:
+        _copy_beside(source, part)
+        hf.write_tensors(part, params, config)
 
 
 def load(folder: Path, config: DecoderConfig, shardings: Any = None, dtype: Any = None) -> Params:
@@ -110,12 +113,8 @@ def _unreadable(path: Path, error: Exception) -> PicJaxError:
 
 
 def _copy_beside(source: Path, out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for file in {file for pattern in BESIDE for file in source.glob(pattern)}:
-            shutil.copyfile(file, out / file.name)
-    except OSError as error:
-        raise PicJaxError(f'{out}: cannot be written ({error.strerror})') from error
+    for file in {file for pattern in BESIDE for file in source.glob(pattern)}:
+        shutil.copyfile(file, out / file.name)
 
 
 def _sha256(path: Path) -> str:

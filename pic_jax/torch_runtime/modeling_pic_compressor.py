@@ -8,6 +8,7 @@ r tokens per slot; D width; L layers, K key/value heads and H head dim of the ta
 """
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ from transformers import (
 MODEL_TYPE, VERSION = 'pic_compressor', '1'
 TOKEN, SLOT, PADDING = 0, 1, -1
 ROW_POSITIONS = 16384  # that the encoder reads at once at the most, unless one row is longer
+# What AutoModel passes on, and what of it concerns the Hub.
+PASSED_ON = {'config', 'trust_remote_code', 'adapter_kwargs', '_from_auto', '_commit_hash', 'code_revision'}
+HUB_OPTIONS = {'revision', 'token', 'cache_dir', 'local_files_only', 'force_download'}
 ANOTHER_MODEL = 0.05  # golden memory that is further off than rounding can be, as a share of its norm
 
 
@@ -90,7 +94,7 @@ class Compressor(torch.nn.Module):
         super().__init__()
         self.folder, self.config, self.tokenizer = folder, config, tokenizer
         self.options = config['run']['compressor']
-        self.base, self.adapter = base.eval().requires_grad_(False), None
+        self.base, self.adapter, self._is_frozen = base.eval().requires_grad_(False), None, False
         if (folder / 'adapter').is_dir():
             from peft import PeftModel
 
@@ -104,46 +108,65 @@ class Compressor(torch.nn.Module):
         folder: str | Path,
         base: str | Path | PreTrainedModel | None = None,
         device: str | torch.device = 'cpu',
+        tokenizer: Any = None,
         verify: bool = True,
         **hub: Any,
     ) -> 'Compressor':
         """Loads an exported folder, or a repository of the Hub that holds one.
 
         Args:
-          base: the frozen model: a folder, a name on the Hub, or the model itself (its adapters are then used up); by
-            default what config.json calls it.
+          base: the frozen model: a folder, a name on the Hub, or the model itself, which gets the adapter and serves no
+            other compressor (AutoModel copies it: give it a name); by default what config.json calls it.
           device: of everything, unless `base` is a model.
+          tokenizer: the base's, found where the base is by default.
           verify: compute the golden memory, which another frozen model would not give.
-          hub: `revision`, of a repository of the Hub; what else AutoModel passes on is not needed here.
+          hub: HUB_OPTIONS, where `folder` is a repository of the Hub.
 
         Raises:
-          ValueError: no such artefact, or the frozen model is another one.
+          ValueError: no such artefact, an argument that is not known here, or the frozen model is another one or has an
+            adapter.
         """
+        strange = [key for key in hub.keys() - PASSED_ON - HUB_OPTIONS if hub[key] is not None]
+        if strange:
+            raise ValueError(
+                f'{strange[0]}={hub[strange[0]]!r} is not known here: expected base, device, tokenizer, verify'
+            )
         if not Path(folder).is_dir():
             from huggingface_hub import snapshot_download
 
-            folder = snapshot_download(str(folder), revision=hub.get('revision'))
+            folder = snapshot_download(str(folder), **{key: hub[key] for key in HUB_OPTIONS & hub.keys()})
         folder = Path(folder)
         config = json.loads((folder / 'config.json').read_text())
         found = config.get('model_type'), config.get('format_version')
         if found != (MODEL_TYPE, VERSION):
             raise ValueError(f'{folder / "config.json"} is of {found}, expected {(MODEL_TYPE, VERSION)}')
+        revision = None if base else config['target']['revision']
         if not isinstance(base, PreTrainedModel):
             name = str(base or config['target']['id'])
-            where = {'revision': None if base else config['target']['revision']}
-            base = AutoModelForCausalLM.from_pretrained(name, dtype=config['run']['dtype'], **where).to(device)
-        base.set_attn_implementation('sdpa')
-        ends = base.generation_config
-        base.generation_config = GenerationConfig(eos_token_id=ends.eos_token_id, pad_token_id=ends.pad_token_id or 0)
+            base = AutoModelForCausalLM.from_pretrained(name, dtype=config['run']['dtype'], revision=revision).to(
+                device
+            )
         name = base.config.name_or_path
+        if any('lora_' in parameter for parameter, _ in base.named_parameters()):
+            raise ValueError(f'{name} has an adapter already: expected the bare model, one for each compressor')
+        base.set_attn_implementation('sdpa')
+        base.generation_config = GenerationConfig(eos_token_id=base.generation_config.eos_token_id, pad_token_id=0)
         if base.config.hidden_size != config['target']['hidden_size']:
             wanted = config['target']['hidden_size']
             raise ValueError(f'{name} has hidden_size {base.config.hidden_size}, the compressor expects {wanted}')
-        compressor = cls(folder, config, base, AutoTokenizer.from_pretrained(name))
-        if verify and (worst := max(compressor.check().values())) > ANOTHER_MODEL:
-            raise ValueError(
-                f'{folder} belongs to another frozen model than {name}: its golden memory comes out {worst:.2g} off'
-            )
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, revision=revision)
+        try:
+            compressor = cls(folder, config, base, tokenizer)
+        except RuntimeError as error:  # PEFT: sizes differ
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f'{folder} belongs to another frozen model than {name}: {reason}') from error
+        if verify:
+            differences = compressor.check()
+            if not all(difference <= ANOTHER_MODEL for difference in differences.values()):
+                shown = ', '.join(f'{field} {difference:.2g}' for field, difference in differences.items())
+                raise ValueError(
+                    f'{folder} belongs to another frozen model than {name}: golden memory is off by {shown}'
+                )
         return compressor
 
     @classmethod
@@ -160,6 +183,8 @@ class Compressor(torch.nn.Module):
         Raises:
           ValueError: a context is empty or too long, or the ratio is not served.
         """
+        if isinstance(contexts, str):
+            raise ValueError('contexts is one text: expected a list of texts')
         options, rows = self._at_ratio(ratio), [self.token_ids(context) for context in contexts]
         if not rows or not all(len(ids) for ids in rows):
             raise ValueError('a context is empty: expected at least one token each')
@@ -187,7 +212,7 @@ class Compressor(torch.nn.Module):
           options: of `generate` in transformers; greedy by default.
 
         Raises:
-          ValueError: not one question for each context.
+          ValueError: not one question for each context, or memory, question and answer pass the base's positions.
         """
         memory = contexts if isinstance(contexts, Memory) else self.compress(contexts)
         if len(questions) != len(memory.valid):
@@ -196,9 +221,13 @@ class Compressor(torch.nn.Module):
             template = self.config['template']
             questions = [template['between'] + question + template['after'] for question in questions]
         inputs = self.decoder_inputs(memory, [self.token_ids(question) for question in questions])
+        self._check_positions(int(inputs['position_ids'].max()) + 1 + max_new_tokens)
         with self.frozen():
             made = self.base.generate(**inputs, **({'do_sample': False, 'max_new_tokens': max_new_tokens} | options))
-        return [text.strip() for text in self.tokenizer.batch_decode(made, skip_special_tokens=True)]
+        ends = self.base.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        rows = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in made.tolist()]
+        return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
     @torch.no_grad()
     def decoder_inputs(self, memory: Memory, texts: Sequence[Sequence[int]]) -> dict[str, Any]:
@@ -231,9 +260,13 @@ class Compressor(torch.nn.Module):
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[PreTrainedModel]:
-        """The base without the encoder's adapter."""
-        with self.adapter.disable_adapter() if self.adapter else contextlib.nullcontext():
-            yield self.base
+        """The base without the encoder's adapter; nothing can be compressed meanwhile."""
+        before, self._is_frozen = self._is_frozen, True
+        try:
+            with self.adapter.disable_adapter() if self.adapter else contextlib.nullcontext():
+                yield self.base
+        finally:
+            self._is_frozen = before
 
     def check(self) -> dict[str, float]:
         """Norm of the difference from the golden memory by field, as a share of the field's norm; of lengths and
@@ -245,9 +278,10 @@ class Compressor(torch.nn.Module):
         for name in golden.keys() - {'tokens', 'lengths'}:
             wanted, have = golden[name].double(), found[name].double().cpu()
             wanted = wanted if wanted.dim() == 1 else wanted[:, : have.shape[1]]
-            difference = wanted - have
-            whole = not golden[name].is_floating_point()
-            differences[name] = (difference.count_nonzero() if whole else difference.norm() / wanted.norm()).item()
+            if wanted.shape != have.shape:
+                raise ValueError(f'{name} has shape {tuple(have.shape)}, the golden memory {tuple(wanted.shape)}')
+            off, whole = wanted - have, not golden[name].is_floating_point()
+            differences[name] = (off.count_nonzero() if whole else off.norm() / wanted.norm().clamp(min=1e-30)).item()
         return differences
 
     @property
@@ -284,37 +318,52 @@ class Compressor(torch.nn.Module):
 
     def _cells(self, options: dict[str, Any], ids: Sequence[int], start: int, first_chunk: int = 0) -> Cells:
         """`make_cells`, checked against what was learned and what the base has."""
-        cells = make_cells(options, self.options['ratio'], ids, start, first_chunk)
-        method, is_slot = options['method'], cells.kind == SLOT
-        if method != 'mean_pool' and (has := len(self._vector('memory_embeddings'))) <= cells.embedding.max():
-            raise ValueError(
-                f'a window of {len(ids)} tokens needs more than the {has} memory vectors that were learned'
-            )
+        cells, method = make_cells(options, self.options['ratio'], ids, start, first_chunk), options['method']
+        tokens, longest = (
+            first_chunk * (options['chunk_size'] or 0) + len(ids),
+            options['window'] or options['context_length'],
+        )
+        by_place = options['memory_embeddings'] == 'per_window' or options['chunk_size'] is None
+        if method != 'mean_pool' and by_place and tokens > longest:
+            raise ValueError(f'a context of {tokens} tokens is too long: memory vectors were learned for {longest}')
         if method not in ('icformer', 'constant_memory'):
-            read = cells.position[~is_slot] if method == 'mean_pool' else cells.position
-            needed, available = int(read.max()) + 1, self.base.config.max_position_embeddings
-            if needed > available:
-                raise ValueError(f'the context needs {needed} position ids but the model has {available}')
+            read = cells.position[cells.kind == TOKEN] if method == 'mean_pool' else cells.position
+            self._check_positions(int(read.max()) + 1)
         return Cells(*(field.to(self.device) for field in cells))
+
+    def _check_positions(self, needed: int) -> None:
+        base = self.base.config
+        window = (
+            base.sliding_window
+            if getattr(base, 'use_sliding_window', True) and hasattr(base, 'sliding_window')
+            else None
+        )
+        available = min(base.max_position_embeddings, window or base.max_position_embeddings)
+        if needed > available:
+            raise ValueError(f'{needed} position ids are needed, and the model has {available}')
 
     def _encode_all(self, options: dict[str, Any], parts: list[Cells]) -> dict[str, torch.Tensor]:
         """What the slots of all parts hold, one after the other, [slots, ...] by field of `Memory`."""
         rows = max(1, ROW_POSITIONS // max(len(part.kind) for part in parts))
-        made = [self._encode(options, parts[first : first + rows])[0] for first in range(0, len(parts), rows)]
+        made = [self._encode(options, parts[first : first + rows], None)[0] for first in range(0, len(parts), rows)]
         return {name: torch.cat([vectors[name] for vectors in made]) for name in made[0]}
 
     def _encode(
-        self, options: dict[str, Any], parts: list[Cells], past: DynamicCache | None = None
+        self, options: dict[str, Any], parts: list[Cells], past: DynamicCache | None
     ) -> tuple[dict[str, torch.Tensor], DynamicCache | None]:
-        """What the slots of R parts hold, and the cache behind them, where the base is the encoder.
+        """What the slots of R parts hold.
 
         Args:
-          past: keys and values of slots of earlier chunks, which come before everything in `parts`.
+          past: keys and values of slots of earlier chunks, which come before everything in `parts`; None where nothing
+            does, and nothing will come behind.
+
+        Returns:
+          the vectors, and `past` with all of `parts` behind it.
         """
         cells, n = _padded(parts)
         own_slots = cells.kind[:, n:] == SLOT
         if options['method'] == 'constant_memory':
-            return {'embeddings': self._start_vectors(cells, n)[own_slots]}, None
+            return {'embeddings': self._start_vectors(cells, n)[own_slots].to(self.base.dtype)}, None
         mask = sees(options, cells.pick((..., slice(None), None)), cells.pick((..., None, slice(None))))
         mask &= (cells.kind >= 0)[:, None]
         if past is not None:
@@ -327,42 +376,46 @@ class Compressor(torch.nn.Module):
         mask |= ~mask.any(dim=2, keepdim=True)  # padding sees something, so that it stays finite
         words = self.base.get_input_embeddings()(cells.token[:, :n])
         if options['method'] == 'mean_pool':
-            hidden, _ = self._run_base(words, cells.position[:, :n], mask[:, :n, :n])
+            hidden, _ = self._run_base(words, cells.position[:, :n], mask[:, :n, :n], None)
             weights = mask[:, n:, :n].float()
             slots = (weights / weights.sum(dim=2, keepdim=True)) @ hidden.float()
             return {'embeddings': self._project(slots[own_slots].to(words.dtype))}, None
         x = torch.cat([words, self._start_vectors(cells, n).to(words.dtype)], dim=1)
         if options['method'] == 'icformer':
             return {'embeddings': self._project(self._digest(x, cells.position, n, mask[:, n:])[own_slots])}, None
-        with self._projections() as projected:
-            hidden, cache = self._run_base(x, cells.position, mask, past)
         if options['method'] != 'kv500x':
+            hidden, cache = self._run_base(x, cells.position, mask, past)
             return {'embeddings': self._project(hidden[:, n:][own_slots])}, cache
-        heads = (*x.shape[:2], self.base.config.num_key_value_heads, -1)
-        stacks = {name: torch.stack([y.reshape(heads)[:, n:][own_slots] for y in projected[name]], dim=1)
+        with self._projections(n) as projected:
+            _, cache = self._run_base(x, cells.position, mask, past)
+        heads = (*own_slots.shape, self.base.config.num_key_value_heads, -1)
+        stacks = {name: torch.stack([y.reshape(heads)[own_slots] for y in projected[name]], dim=1)
                   for name in ('keys', 'values')}  # fmt: skip
         return stacks, cache
 
     def _run_base(
-        self, x: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, past: DynamicCache | None = None
-    ) -> tuple[torch.Tensor, DynamicCache]:
-        """The base with its adapter, from embeddings to the final norm. past is not written to."""
-        cache = DynamicCache()
-        for layer, (keys, values) in enumerate(_key_values(past)):
-            cache.update(keys, values, layer)
+        self, x: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, past: DynamicCache | None
+    ) -> tuple[torch.Tensor, DynamicCache | None]:
+        """The base with its adapter, from embeddings to the final norm. `past` is not written to."""
+        if self._is_frozen:
+            raise ValueError('nothing can be compressed inside frozen(), which takes the adapter off')
+        cache = None if past is None else copy_of(past)
         out = self.base.get_decoder()(
-            inputs_embeds=x, position_ids=positions, attention_mask=mask[:, None], past_key_values=cache, use_cache=True
-        )
+            inputs_embeds=x, position_ids=positions, attention_mask=mask[:, None], past_key_values=cache,
+            use_cache=cache is not None,
+        )  # fmt: skip
         return out.last_hidden_state, cache
 
     @contextlib.contextmanager
-    def _projections(self) -> Iterator[dict[str, list[torch.Tensor]]]:
-        """Collects keys (after any norm, before RoPE) and values of every layer."""
+    def _projections(self, n: int) -> Iterator[dict[str, list[torch.Tensor]]]:
+        """Collects keys (after any norm, before RoPE) and values of every layer, at the positions from n on."""
         found, hooks = {'keys': [], 'values': []}, []
         for layer in self.base.get_decoder().layers:
             attention = layer.self_attn
             for name, module in ('keys', getattr(attention, 'k_norm', attention.k_proj)), ('values', attention.v_proj):
-                hooks.append(module.register_forward_hook(lambda _, args, out, name=name: found[name].append(out)))
+                hooks.append(
+                    module.register_forward_hook(lambda _, args, out, name=name: found[name].append(out[:, n:]))
+                )
         try:
             yield found
         finally:
@@ -431,7 +484,7 @@ class Compressor(torch.nn.Module):
         if P:
             with self.frozen() as base:
                 base.get_decoder()(inputs_embeds=prefix, past_key_values=cache, use_cache=True)
-        cos, sin = self.base.get_decoder().rotary_emb(memory.values, P + memory.positions)
+        cos, sin = self.base.get_decoder().rotary_emb(prefix, P + memory.positions)
         for layer in range(memory.keys.shape[2]):
             keys, values = (x[:, :, layer].transpose(1, 2).to(prefix.dtype) for x in (memory.keys, memory.values))
             cache.update(_rotate(keys, cos[:, None], sin[:, None]), values, layer)
@@ -462,7 +515,7 @@ class Stream:
                 raise ValueError(f'this compressor cannot stream: {reason}')
         self.compressor, self.num_tokens = compressor, 0
         self._pending: list[int] = []
-        self._past: DynamicCache | None = None
+        self._past = None if chunk_local(options) else DynamicCache()
         self._made: list[tuple[dict[str, torch.Tensor], torch.Tensor]] = []
 
     @torch.no_grad()
@@ -470,23 +523,29 @@ class Stream:
         """Appends text (tokenised by itself) or token ids, and compresses every chunk that is now full.
 
         Raises:
-          ValueError: the window needs more learned vectors or position ids than there are.
+          ValueError: the window needs more learned vectors or position ids than there are; the stream stays as it was.
         """
-        options, ids = self.compressor.options, self.compressor.token_ids(text)
-        self._pending += ids
-        self.num_tokens += len(ids)
+        before = dict(self.__dict__)
+        try:
+            self._feed(self.compressor.token_ids(text))
+        except ValueError:
+            self.__dict__.update(before)
+            raise
+
+    def _feed(self, ids: list[int]) -> None:
+        options = self.compressor.options
+        self._pending, self.num_tokens = self._pending + ids, self.num_tokens + len(ids)
         while len(self._pending) >= (size := self._next_size()):
             vectors, sources, cache = self._compress(self._pending[:size])
-            self._made.append((vectors, sources))
+            self._made = [*self._made, (vectors, sources)]
             self._pending = self._pending[size:]
-            if options['window'] and self._done % options['window'] == 0:
-                self._past = None
-            elif not chunk_local(options):
-                self._past = DynamicCache()
-                for layer, (keys, values) in enumerate(_key_values(cache)):
-                    kept = torch.ones(keys.shape[2], dtype=torch.bool)
-                    kept[-size - len(sources) : -len(sources)] = False
-                    self._past.update(keys[:, :, kept], values[:, :, kept], layer)
+            if self._past is None:
+                continue
+            self._past = DynamicCache()
+            if not options['window'] or self._done % options['window']:  # nothing crosses a window
+                length, k = cache.get_seq_length(), len(sources)
+                kept = [*range(length - size - k), *range(length - k, length)]
+                self._past = copy_of(cache, kept)
 
     @torch.no_grad()
     def memory(self) -> Memory:
@@ -604,9 +663,12 @@ def _stack(rows: Sequence[torch.Tensor], padding: int = 0) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding)
 
 
-def _key_values(cache: DynamicCache | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Keys and values [B, K, S, H] of every layer."""
-    return [] if cache is None else [(layer.keys, layer.values) for layer in cache.layers]
+def copy_of(cache: DynamicCache, places: Sequence[int] | slice = slice(None)) -> DynamicCache:
+    """A cache of its own with the keys and values [B, K, S, H] at some places."""
+    copy = DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        copy.update(layer.keys[:, :, places], layer.values[:, :, places], number)
+    return copy
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -40,8 +40,8 @@ def target(tmp_path_factory):
 def train(target, tmp_path_factory):
     """A function that trains in `processes` of `devices` each and returns what worker.py prints."""
 
-    def start(workdir, devices=1, processes=1, method='pic', **overrides):
-        spec = {'workdir': str(workdir), 'base': str(target), 'method': method, 'overrides': overrides}
+    def start(workdir, devices=1, processes=1, method='pic', base=target, **overrides):
+        spec = {'workdir': str(workdir), 'base': str(base), 'method': method, 'overrides': overrides}
         file = tmp_path_factory.mktemp('spec') / 'spec.json'
         file.write_text(json.dumps(spec))
         environ = dict(os.environ, JAX_PLATFORMS='cpu', PYTHONPATH=str(ROOT))

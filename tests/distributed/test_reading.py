@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from pic_jax.models import orbax_base
+
 pytestmark = pytest.mark.slow
 
 
@@ -24,3 +26,13 @@ def test_eval_on_a_mesh_finds_what_one_device_finds(trained_workdir, tmp_path):
         for name, value in wanted.items():
             number = isinstance(value, float)
             assert ours[name] == (pytest.approx(value, rel=1e-4, abs=1e-5) if number else value), name
+
+
+def test_every_process_reads_its_parts_of_an_orbax_base(train, target, tmp_path):
+    orbax_base.from_hf(target, tmp_path / 'orbax', 'target')
+    steps = {'train.steps': 3, 'train.eval_every': 3, 'train.checkpoint_every': 3}
+    alone = train(tmp_path / 'hf', **steps)
+    mesh = {'mesh.data': 1, 'mesh.fsdp': 4, 'mesh.tensor': 2}
+    shared = train(tmp_path / 'run', devices=4, processes=2, base=tmp_path / 'orbax', **mesh, **steps)
+    assert len(alone['losses']) == 3
+    assert shared['losses'] == pytest.approx(alone['losses'], rel=1e-5)

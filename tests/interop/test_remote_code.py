@@ -74,6 +74,14 @@ def test_a_fresh_environment_without_jax(elsewhere, tmp_path):
     assert found['check'].keys() == {'embeddings', 'positions', 'text_start', 'memory_lengths'}
 
 
+def test_transformers_loads_it_by_itself(elsewhere):
+    pytest.importorskip('peft', reason="needs peft: pip install 'pic_jax[torch]'")
+    found = used_there(sys.executable, elsewhere)
+    assert max(found['check'].values()) <= 1e-5
+    np.testing.assert_allclose(found['memory'], found['streamed'], atol=1e-4)
+    assert len(found['answers']) == 1
+
+
 def test_the_folder_holds_the_code_and_names_it(elsewhere):
     config = json.loads((elsewhere / 'compressor' / 'config.json').read_text())
     assert config['auto_map'] == {

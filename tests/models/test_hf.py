@@ -97,7 +97,7 @@ def test_defaults_are_those_of_transformers(folder, tiny_config):
     [
         ({'model_type': 'mistral', 'sliding_window': 16}, 16),
         ({'model_type': 'mistral', 'sliding_window': 999}, 128),
-        ({'model_type': 'mistral', 'sliding_window': None}, 128),
+        ({'model_type': 'mistral', 'sliding_window': None, 'max_position_embeddings': 9999}, 4096),  # as transformers
         ({'model_type': 'qwen2', 'sliding_window': 16}, 128),
         ({'model_type': 'qwen2', 'sliding_window': 16, 'use_sliding_window': True}, 16),
     ],

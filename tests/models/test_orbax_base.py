@@ -85,9 +85,19 @@ def test_what_does_not_fit_is_refused(orbax, tmp_path, what, said):
         orbax_base.load(folder, hf.read_config(folder))
 
 
-def test_the_command_refuses_what_is_there(orbax, capsys):
+def test_the_command_refuses_what_is_there(orbax, tmp_path, capsys):
     assert main(['convert', '--base=tiny_base', f'--out={orbax}']) == 2
     assert 'exists: expected a new folder' in capsys.readouterr().err
+    assert main(['convert', '--base=tiny_base', f'--out={tmp_path / "out"}', '--ratio=4']) == 2
+    assert '--ratio is not valid here' in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_leaves_nothing(orbax, tmp_path, capsys):
+    folder = shutil.copytree(orbax, tmp_path / 'base')
+    shutil.rmtree(folder / 'params')
+    assert main(['convert', f'--base={folder}', f'--out={tmp_path / "out"}']) == 1
+    assert 'params: cannot be read' in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ['base']
 
 
 def test_a_source_that_does_not_fit_leaves_nothing(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from pic_jax.run import named_folder  # noqa: E402
 
 torch.set_num_threads(1)
 SLOTS, RATIO = 6, 4
+ADAPTER = 'icae.base_model.model.model.layers.0.self_attn.{}.lora_A.default.weight'
 LENGTHS = (24, 48, 10, 31, 50)  # one full window, two, a short one, two uneven ones, three
 
 
@@ -192,6 +194,15 @@ def test_icformer(icformer, base, tmp_path):
     assert_memory_is(trained, encode)
     np.testing.assert_array_equal(trained.trainable['special']['ft'], ft[0, 0])
     assert not np.any(trained.trainable['special']['lm'])
+    assert trained.special_name == 'ft'
+
+
+def test_an_icformer_that_was_not_trained_to_answer_reconstructs(icformer, base, tmp_path):
+    folder = shutil.copytree(icformer[0], tmp_path / 'pretrained')
+    params = load_file(folder / 'param.safetensors')
+    save_file({name: x for name, x in params.items() if name != 'FT'}, folder / 'param.safetensors')
+    assert convert(f'--base={base}', f'--icformer={folder}', f'--out={tmp_path / "out"}', '--dtype=float32') == 0
+    assert pic_jax.load(tmp_path / 'out').special_name == 'ae'
 
 
 @pytest.mark.parametrize(
@@ -227,6 +238,8 @@ def test_an_icformer_that_does_not_fit_is_refused(icformer, base, tmp_path, caps
         (lambda tensors: tensors.pop('memory_token_embed.weight'), 'lacks memory_token_embed.weight'),
         (lambda tensors: tensors.update(extra=torch.zeros(1)), 'has extra: expected a state dict of ICAE'),
         (lambda tensors: [tensors.pop(name) for name in list(tensors) if 'lora_' in name], 'lacks a LoRA adapter'),
+        (lambda tensors: [tensors.pop(name) for name in list(tensors) if 'lora_A' in name], 'lacks a LoRA adapter'),
+        (lambda tensors: tensors.update({ADAPTER.format('qkv_proj'): torch.zeros(3, 32)}), 'has icae.base_model'),
         (lambda tensors: [tensors.pop(name) for name in list(tensors) if 'layers.1.' in name], 'layers.1'),
     ],
 )
