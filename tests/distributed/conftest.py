@@ -69,9 +69,3 @@ def train(target, tmp_path_factory):
         return json.loads(outputs[0][0].splitlines()[-1])
 
     return start
-
-
-def overrides_of(data=1, fsdp=1, tensor=1, context=1, **more):
-    """Dotted settings of a mesh."""
-    mesh = {'mesh.data': data, 'mesh.fsdp': fsdp, 'mesh.tensor': tensor, 'mesh.context': context}
-    return mesh | more
