@@ -2,7 +2,7 @@
 
 Rows: one device, eight devices of one process (fsdp=8), and four processes of two devices each (fsdp=8), which must
 read their own parts only. On a CPU the devices' memory is the host's, so the parameters that a process holds are taken
-off its peak. Peaks are those of anonymous memory, sampled every 5 ms; pages of the mapped files are not counted.
+off its peak (benchmarks/peak_memory.py).
 
     python benchmarks/load_memory.py            measure, print a table, exit with 1 where a limit is passed
 """
@@ -14,10 +14,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
+from peak_memory import peak_memory
 from provenance import provenance
 
 from pic_jax.files import write_text
@@ -77,29 +77,12 @@ def load(folder: Path, process: int, processes: int, port: int) -> None:
 
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1))
     jax.block_until_ready(jnp.zeros(1) + 1)
-    before, peak, done = anonymous_bytes(), 0, threading.Event()
-
-    def watch():
-        nonlocal peak
-        while not done.is_set():
-            peak = max(peak, anonymous_bytes())
-            time.sleep(0.005)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     started = time.perf_counter()
-    params = jax.block_until_ready(load_base(folder, hf.read_config(folder), jnp.dtype('bfloat16'), mesh))
+    with peak_memory() as peak:
+        params = jax.block_until_ready(load_base(folder, hf.read_config(folder), jnp.dtype('bfloat16'), mesh))
     seconds = time.perf_counter() - started
-    done.set()
-    watcher.join()
     held = sum(shard.data.nbytes for leaf in jax.tree.leaves(params) for shard in leaf.addressable_shards)
-    print(json.dumps({'held': held, 'beyond': peak - before - held, 'seconds': round(seconds, 1)}))
-
-
-def anonymous_bytes() -> int:
-    """Anonymous memory of this process."""
-    status = Path('/proc/self/status').read_text()
-    return 1024 * int(status.partition('RssAnon:')[2].split()[0])
+    print(json.dumps({'held': held, 'beyond': peak.bytes - held, 'seconds': round(seconds, 1)}))
 
 
 def measure(folder: Path, processes: int, devices: int) -> list[dict]:

@@ -11,7 +11,7 @@ EXAMPLE = """examples:
   pic-jax bench compression_time --json
 """
 FOLDER = Path(__file__).parents[2] / 'benchmarks'
-NAMES = ('compression_time', 'flops')
+NAMES = ('compression_time', 'flops', 'scaling')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -45,7 +45,7 @@ def test_a_training_step_compiles_and_its_memory_is_as_expected(name):
     # A quarter of: the target (2.1 M parameters in bfloat16), and what is trained with two moments in float32.
     assert 1.0 * MIB < found.memory.arguments < 4 * MIB
     assert found.memory.arguments < found.needed < 64 * MIB
-    # At the least the target's quarter is read. (Arguments are larger than what is read of them: small ones are padded.)
+    # At the least the target's quarter is read; small arguments are larger than what is read of them, being padded.
     assert found.hbm_bytes > 2.1e6 * 2 / 4
     assert found.roofline.seconds > 0
     # Loops have counts, and the weights of every layer are gathered inside of them.
