@@ -401,5 +401,5 @@ def test_keys_and_values_are_read_as_in_jax(random_compressor, tmp_path, prefix,
             inputs_embeds=theirs['inputs_embeds'][:, seen:], position_ids=theirs['position_ids'][:, seen:],
             attention_mask=theirs['attention_mask'], past_key_values=theirs['past_key_values'],
         ).logits[:, -3:].float().numpy()  # fmt: skip
-    limit = 1e-5 if dtype == 'float32' else 2e-2
+    limit = 1e-5 if dtype == 'float32' else 2 * 2e-2  # two passes are rounded: the memory's, and the one that reads it
     assert np.linalg.norm(found - wanted) <= limit * np.linalg.norm(wanted)
