@@ -30,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('engine', choices=ENGINES, metavar='ENGINE', help=', '.join(ENGINES))
     parser.add_argument('file', metavar='FILE', help='stored contexts')
     parser.add_argument(
-        '--base', metavar='DIR', required=True, help='folder of the frozen model, for its word embeddings'
+        '--base',
+        metavar='MODEL',
+        required=True,
+        help='the frozen model, for its word embeddings: folder or hub:owner/name',
     )
     parser.add_argument('--row', type=int, default=0, metavar='N', help='which context (default 0)')
     parser.add_argument('--question', default='', help='of hf, vllm, vllm-chat, sglang')
@@ -47,37 +50,45 @@ def run(args: argparse.Namespace, out: Path) -> None:
       ConfigError: --row or --question is not usable.
       PicJaxError: the file or the model is not usable, or the engine cannot express the contexts.
     """
+    from pic_jax.models import orbax_base
+    from pic_jax.run import named_folder
+
     stored = settings.read_row(args)
     if args.question and args.engine in ('peft', 'llama.cpp'):
         raise ConfigError(f'--question is not valid for {args.engine}: it takes the question as tokens')
-    words, sampling = serving.Words(args.base), {'temperature': 0.0}
+    base = named_folder(args.base)
+    if orbax_base.is_orbax(base):
+        raise ConfigError(
+            f'--base={args.base} is an Orbax base: expected Hugging Face format (`pic-jax convert` goes back)'
+        )
+    words, sampling = serving.Words(base), {'temperature': 0.0}
     model = args.model or stored.metadata.target
     if args.engine == 'hf':
-        found = serving.model_input(stored, args.row, words, question_ids(args, stored))
+        found = serving.model_input(stored, args.row, words, question_ids(args, stored, base))
         _save(out, {'inputs_embeds': found.embeddings[None], 'position_ids': found.position_ids[None].astype(np.int64)})
         return
     if args.engine == 'vllm-chat':
         tokens = {'max_tokens': args.max_new_tokens}
         _write(out, serving.vllm_chat(model, stored, args.row, words, args.question, **sampling, **tokens))
         return
-    ids = question_ids(args, stored) if args.engine in ('vllm', 'sglang') else ()
+    ids = question_ids(args, stored, base) if args.engine in ('vllm', 'sglang') else ()
     embeddings_TD = serving.engine_input(args.engine, stored, args.row, words, ids)
     if args.engine == 'vllm':
         _write(out, serving.vllm_completion(model, embeddings_TD, **sampling, max_tokens=args.max_new_tokens))
     elif args.engine == 'sglang':
         _write(out, serving.sglang_generate(embeddings_TD, **sampling, max_new_tokens=args.max_new_tokens))
     elif args.engine == 'peft':
-        serving.write_peft_prompt(out, embeddings_TD, args.base, stored.metadata.target)
+        serving.write_peft_prompt(out, embeddings_TD, base, stored.metadata.target)
     else:
         with replacing(out) as temporary:
             temporary.write_bytes(serving.raw_float32(embeddings_TD))
 
 
-def question_ids(args: argparse.Namespace, stored: StoredContexts) -> list[int]:
+def question_ids(args: argparse.Namespace, stored: StoredContexts, base: Path) -> list[int]:
     """The question in the template that the contexts were made for, as token ids."""
     from pic_jax.data.tokenise import encode, load_tokenizer, template
 
-    tokenizer = load_tokenizer(args.base)
+    tokenizer = load_tokenizer(base)
     text = template(stored.metadata.template, tokenizer)
     return encode(tokenizer, text.question(args.question)).tolist()
 

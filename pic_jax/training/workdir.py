@@ -25,8 +25,14 @@ def read_config(workdir: Path, kind: type = RunConfig) -> Any:
     path = workdir / 'config.json'
     if not path.is_file():
         raise PicJaxError(f'{workdir} is not a workdir: {path} does not exist')
+    values = read_json(path)
+    if values.get('model_type') == 'pic_compressor':
+        raise PicJaxError(
+            f'{workdir} is an exported compressor, not a workdir: use `pic-jax check`, '
+            'pic_jax.interop.artefact.load or pic_jax.torch_runtime'
+        )
     try:
-        return from_mapping(kind, read_json(path))
+        return from_mapping(kind, values)
     except ConfigError as error:
         raise PicJaxError(f'{path}: {error}') from error
 

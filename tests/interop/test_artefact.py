@@ -147,6 +147,11 @@ def exported(random_compressor, tmp_path_factory):
     return folder
 
 
+def test_an_artefact_is_no_workdir(exported):
+    with pytest.raises(PicJaxError, match='is an exported compressor, not a workdir: use `pic-jax check`'):
+        pic_jax.load(exported)
+
+
 def test_nothing_is_overwritten_or_left_half_written(exported, random_compressor, tmp_path):
     before = (exported / 'config.json').read_bytes()
     with pytest.raises(ConfigError, match='exists: expected a new folder'):

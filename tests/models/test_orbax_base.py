@@ -92,6 +92,16 @@ def test_the_command_refuses_what_is_there(orbax, tmp_path, capsys):
     assert '--ratio is not valid here' in capsys.readouterr().err
 
 
+def test_engines_are_given_words_from_hugging_face_folders(orbax, tmp_path, capsys):
+    (tmp_path / 'note.txt').write_text('The key is under the stone.')
+    stored = tmp_path / 'c.safetensors'
+    assert main(['compress', '--workdir=tiny_base/pic', str(tmp_path / 'note.txt'), f'--out={stored}']) == 0
+    command = ['contexts', 'to', 'hf', str(stored), f'--out={tmp_path / "hf"}']
+    assert main([*command, f'--base={orbax}']) == 2
+    assert 'is an Orbax base: expected Hugging Face format' in capsys.readouterr().err
+    assert main([*command, '--base=tiny_base']) == 0
+
+
 def test_what_cannot_be_read_leaves_nothing(orbax, tmp_path, capsys):
     folder = shutil.copytree(orbax, tmp_path / 'base')
     shutil.rmtree(folder / 'params')
