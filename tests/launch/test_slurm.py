@@ -31,7 +31,7 @@ def slurm(fakes):
 
 
 def signal_when(path, process):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60  # of a process that never comes; a busy machine takes a while
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
