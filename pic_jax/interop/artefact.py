@@ -21,11 +21,11 @@ from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.files import new_folder, read_json, write_text
 from pic_jax.interop.card import model_card
 from pic_jax.interop.peft import read_adapter, write_adapter
-from pic_jax.interop.tensors import read_tensors
 from pic_jax.memory import Memory
 from pic_jax.models import hf, hub
 from pic_jax.models.lora import scaled
 from pic_jax.run import open_run
+from pic_jax.tensors import read_tensors
 from pic_jax.training.checkpoint import described
 from pic_jax.training.identity import identity
 from pic_jax.training.weights import named

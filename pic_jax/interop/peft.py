@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from pic_jax.config import LoraConfig
 from pic_jax.errors import PicJaxError
 from pic_jax.files import read_json, replacing, write_text
-from pic_jax.interop.tensors import read_tensors
+from pic_jax.tensors import read_tensors
 
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
 # PEFT's names for an adapter of AutoModelForCausalLM; the adapter's own name is left out on disk.

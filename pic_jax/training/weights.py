@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, which safetensors needs)
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pic_jax.config import RunConfig
 from pic_jax.errors import PicJaxError
 from pic_jax.files import replacing
+from pic_jax.tensors import read_tensors
 from pic_jax.training.workdir import write_config
 
 NAME = 'compressor.safetensors'
@@ -40,20 +40,8 @@ def read_weights(folder: Path, like: Any) -> Any:
     Raises:
       PicJaxError: the file is not readable, not a compressor's, or of another one.
     """
-    path, wanted = folder / NAME, named(like)
-    try:
-        with safe_open(path, 'np') as file:
-            metadata = file.metadata() or {}
-            for key, valid in ('format', FORMAT), ('format_version', VERSION):
-                if metadata.get(key) != valid:
-                    raise PicJaxError(f'{path}: {key} is {metadata.get(key)!r}, expected {valid!r}')
-            found = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (SafetensorError, OSError) as error:
-        raise PicJaxError(f'{path}: cannot be read ({error})') from error
-    for name in sorted(found.keys() | wanted.keys()):
-        shapes = [list(leaves[name].shape) if name in leaves else None for leaves in (found, wanted)]
-        if shapes[0] != shapes[1]:
-            raise PicJaxError(f'{path}: {name} has shape {shapes[0]}, expected {shapes[1]}')
+    wanted = {name: tuple(leaf.shape) for name, leaf in named(like).items()}
+    found = read_tensors(folder / NAME, wanted, {'format': FORMAT, 'format_version': VERSION})
     leaves = [jnp.asarray(found[name], jnp.float32) for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 

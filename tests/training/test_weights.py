@@ -75,9 +75,9 @@ def test_names_are_paths_of_the_tree(tmp_path):
     [
         (GOOD, {}, "format is None, expected 'pic-compressor'"),
         (GOOD, METADATA | {'format_version': '2'}, "format_version is '2', expected '1'"),
-        (GOOD | {'special.lm': np.zeros(4)}, METADATA, r'special.lm has shape \[4\], expected \[3\]'),
-        ({'special.lm': np.zeros(3)}, METADATA, r'memory_embeddings has shape None, expected \[2, 3\]'),
-        (GOOD | {'more': np.zeros(1)}, METADATA, r'more has shape \[1\], expected None'),
+        (GOOD | {'special.lm': np.zeros(4)}, METADATA, r'special.lm has shape \(4,\), expected \(3,\)'),
+        ({'special.lm': np.zeros(3)}, METADATA, r'memory_embeddings has shape None, expected \(2, 3\)'),
+        (GOOD | {'more': np.zeros(1)}, METADATA, r'more has shape \(1,\), expected None'),
     ],
 )
 def test_other_files_are_refused(tmp_path, tensors, metadata, message):
