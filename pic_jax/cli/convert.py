@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     ):  # fmt: skip
         if getattr(args, option) is not None and not any(kinds):
             raise ConfigError(f'--{option} is not valid here: it is of a compressor that is converted')
-    ratio, dtype, alpha = args.ratio or 4, args.dtype or 'bfloat16', args.lora_alpha or 32.0
+    ratio = 4 if args.ratio is None else args.ratio
+    alpha = 32.0 if args.lora_alpha is None else args.lora_alpha
+    dtype = 'bfloat16' if args.dtype is None else args.dtype
     if args.icae:
         write_weights(out, *foreign.read_icae(Path(args.icae), args.base, ratio, alpha, dtype), 'float32')
     elif args.icformer:

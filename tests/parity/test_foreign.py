@@ -251,3 +251,9 @@ def test_an_icae_that_does_not_fit_is_refused(icae, base, tmp_path, capsys, chan
     assert convert(*words) == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_ratio_of_nothing_is_refused(icae, base, tmp_path, capsys):
+    assert convert(f'--base={base}', f'--icae={icae[1]}', f'--out={tmp_path / "out"}', '--ratio=0') == 2
+    assert 'compressor.ratio=0 is not valid' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
