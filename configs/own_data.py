@@ -10,7 +10,7 @@ from pic_jax.config import default_config
 def get_config():
     config = default_config()
     config.dtype = 'bfloat16'
-    config.remat = True
+    config.remat = 'full'
     config.data.source = 'notes.jsonl'
     config.data.validation = 50
     config.data.test = 50

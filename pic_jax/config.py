@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import itertools
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ DECODER_POSITIONS = ('sequential', 'spread')
 ENCODER_ATTENTIONS = ('causal', 'bidirectional')
 PROJECTORS = ('none', 'linear', 'mlp')
 DTYPES = ('float32', 'bfloat16')
+REMATS = ('none', 'dots', 'full')
+ATTENTIONS = ('auto', 'dense', 'structured', 'splash')
 OPTIMIZERS = ('adamw', 'muon')
 SCHEDULES = ('constant', 'cosine')
 TEMPLATES = ('plain', 'llama2-chat', 'chat', 'none')
@@ -99,6 +102,7 @@ class LoraConfig:
 
     def __post_init__(self):
         _require(self.rank >= 0, 'compressor.lora.rank', self.rank, '0 (no adapter) or a positive number')
+        _require(math.isfinite(self.alpha), 'compressor.lora.alpha', self.alpha, 'a finite number')
         for name in self.targets:
             _one_of('compressor.lora.targets', name, LINEARS)
 
@@ -415,7 +419,9 @@ class OptimizerConfig:
             value = getattr(self, name)
             _require(0 < value < math.inf, f'optimizer.{name}', value, 'a finite positive number')
         for name in ('warmup_steps', 'weight_decay'):
-            _require(getattr(self, name) >= 0, f'optimizer.{name}', getattr(self, name), 'at least 0')
+            _require(
+                0 <= getattr(self, name) < math.inf, f'optimizer.{name}', getattr(self, name), 'at least 0, finite'
+            )
         for name in ('b1', 'b2'):
             _require(0 <= getattr(self, name) < 1, f'optimizer.{name}', getattr(self, name), '0 to below 1')
 
@@ -492,7 +498,10 @@ class RunConfig:
       base: folder of the frozen target in HF format (`$NAME` at its start is an environment variable),
         `hub:owner/name[@revision]`, or `tiny_base`, the small model in the package.
       dtype: compute dtype; trained parameters and optimizer state stay float32.
-      remat: recompute activations in the backward pass, layer by layer.
+      remat: what the backward pass computes again, layer by layer: `none` | `dots` (all but products with matrices) |
+        `full` (all but the layer's input). Less memory, more time, in this order.
+      attention: how it is computed, which changes no result: `dense` (a boolean array) | `structured` (in blocks) |
+        `splash` (JAX's TPU kernel) | `auto`, the fastest for the devices and lengths.
       decoder_prefix: token ids that stand before the memory (and before every control's text); None means
         the target's BOS, where it has one.
       prompt_template: plain | llama2-chat | chat (the tokenizer's own template) | none.
@@ -503,7 +512,8 @@ class RunConfig:
     start: str = ''
     seed: int = 0
     dtype: str = 'float32'
-    remat: bool = False
+    remat: str = 'none'
+    attention: str = 'auto'
     decoder_prefix: tuple[int, ...] | None = None
     prompt_template: str = 'plain'
     compressor: CompressorConfig = dataclasses.field(default_factory=lambda: CompressorConfig.preset('pic'))
@@ -516,6 +526,8 @@ class RunConfig:
     def __post_init__(self):
         _require(0 <= self.seed < 2**32, 'seed', self.seed, f'0 to {2**32 - 1}')
         _one_of('dtype', self.dtype, DTYPES)
+        _one_of('remat', self.remat, REMATS)
+        _one_of('attention', self.attention, ATTENTIONS)
         _one_of('prompt_template', self.prompt_template, TEMPLATES)
         compressor = self.compressor
         if self.objective.words:
@@ -643,6 +655,8 @@ def from_mapping(cls: type, values: Mapping[str, Any], prefix: str = '') -> Any:
     """
     hints = typing.get_type_hints(cls)
     fields = {}
+    if cls is RunConfig and isinstance(values.get('remat'), bool):  # of files written before policies had names
+        values = {**values, 'remat': 'full' if values['remat'] else 'none'}
     for key, value in values.items():
         if not isinstance(key, str) or key not in hints:
             raise ConfigError(unknown_key(f'{prefix}{key}', str(key), tuple(hints)))
@@ -682,6 +696,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         _require(group == 'compressor' and '.' not in option, path, value, hint.__name__)
         return None
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        _require(abs(value) <= sys.float_info.max, path, value, 'a finite float')
         return float(value)
     _require(isinstance(value, hint) and isinstance(value, bool) == (hint is bool), path, value, hint.__name__)
     return value

@@ -123,7 +123,7 @@ def _staged(base: str, stage: str) -> Any:
     config = default_config()
     config.base = f'hub:{base}'
     config.dtype = 'bfloat16'
-    config.remat = True
+    config.remat = 'full'
     config.optimizer.weight_decay = 0.1
     config.train.eval_every = config.train.checkpoint_every = 500
     config.train.eval_examples = 256

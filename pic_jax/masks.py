@@ -97,8 +97,8 @@ class Layout:
             return self.cells.index[self.num_tokens :]
         return np.arange(self.num_slots)
 
-    def dense_mask(self, queries: slice = slice(None), keys: slice = slice(None)) -> np.ndarray:
-        """[S, S] bool, True where the row may attend to the column; or some of its rows and columns."""
+    def dense_mask(self, queries: Any = slice(None), keys: Any = slice(None)) -> np.ndarray:
+        """[S, S] bool, True where the row may attend to the column; or some rows and columns (slices, indices)."""
         return sees(self.config, self.cells[queries, None], self.cells[None, keys])
 
     def valid(self, lengths_B: Any) -> Any:

@@ -112,14 +112,14 @@ def open_run(config: RunConfig, mesh: Mesh | None = None) -> Run:
     folder = named_folder(config.base)
     decoder_config = hf.read_config(folder)
     dtype = jnp.dtype(config.dtype)
-    decoder = Decoder(decoder_config, dtype=dtype, remat=config.remat)
+    mesh = mesh or single_device_mesh()
+    decoder = make_decoder(config, decoder_config, mesh)
     prefix = config.decoder_prefix
     if prefix is None:
         prefix = () if decoder_config.bos_token_id is None else (decoder_config.bos_token_id,)
     beyond = [token for token in prefix if not 0 <= token < decoder_config.vocab_size]
     if beyond:
         raise ConfigError(f'decoder_prefix={prefix} is not valid: expected ids below {decoder_config.vocab_size}')
-    mesh = mesh or single_device_mesh()
     base = load_base(folder, decoder_config, dtype, mesh)
     tokenizer = load_tokenizer(folder)
     text = template(config.prompt_template, tokenizer)
@@ -133,6 +133,14 @@ def open_run(config: RunConfig, mesh: Mesh | None = None) -> Run:
         prefix=prefix + before,
         compressor=make_compressor(config.compressor, decoder),
         mesh=mesh,
+    )
+
+
+def make_decoder(config: RunConfig, shape: DecoderConfig, mesh: Mesh) -> Decoder:
+    """The run's decoder, for the devices of a mesh."""
+    platform = mesh.devices.flat[0].platform
+    return Decoder(
+        shape, dtype=jnp.dtype(config.dtype), remat=config.remat, attention=config.attention, platform=platform
     )
 
 

@@ -75,7 +75,7 @@ def bare_run():
     from pic_jax.run import Run
     from pic_jax.training.sharding import single_device_mesh
 
-    def make(config: DecoderConfig, base, compressor=(), objective=(), prefix=(), data=(), remat=False) -> Run:
+    def make(config: DecoderConfig, base, compressor=(), objective=(), prefix=(), data=(), remat='none') -> Run:
         decoder = Decoder(config, remat=remat)
         method = CompressorConfig.preset(**dict(compressor))
         settings = RunConfig(

@@ -71,7 +71,7 @@ def test_an_unknown_key_like_no_other_names_them_all():
         ('seed', 1.5, 'int'),
         ('seed', True, 'int'),
         ('seed', None, 'int'),
-        ('remat', 1, 'bool'),
+        ('remat', 1, 'str'),
         ('base', 3, 'str'),
         ('decoder_prefix', 1, 'list of int'),
         ('decoder_prefix', [1, 'a'], 'int'),
@@ -290,7 +290,10 @@ def test_an_option_of_none_keeps_the_value_of_its_preset():
     'config',
     [
         RunConfig(),
-        RunConfig(base='$HOME/x', seed=7, dtype='bfloat16', remat=True, decoder_prefix=(1, 2), prompt_template='chat'),
+        RunConfig(
+            base='$HOME/x', seed=7, dtype='bfloat16', remat='dots', attention='structured', decoder_prefix=(1, 2),
+            prompt_template='chat',
+        ),
         RunConfig(
             compressor=CompressorConfig.preset(
                 'pic', chunk_size=16, ratio=4, context_sees='chunk+memory', memory_sees_memory='previous',

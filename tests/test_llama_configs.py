@@ -60,7 +60,7 @@ def test_contexts_and_texts_fit_the_model(path, stage):
         config, decoder, None, None, None, (1,), make_compressor(config.compressor, decoder), single_device_mesh()
     )
     check_fits(run)
-    assert (config.dtype, config.remat) == ('bfloat16', True)
+    assert (config.dtype, config.remat) == ('bfloat16', 'full')
     pretrained = ('ae',) if config.compressor.method == 'icformer' else ('ae', 'lm')
     assert config.objective.names == (pretrained if stage == 'pretrain' else ('ft',))
 

@@ -15,12 +15,13 @@ from pic_jax.compressors.base import SPECIALS
 from pic_jax.compressors.projector import init_projector, project
 from pic_jax.compressors.slots import compress_windows, first_vectors
 from pic_jax.config import CompressorConfig, DecoderConfig, RopeConfig
-from pic_jax.masks import Layout, make_layout
+from pic_jax.masks import MEMORY, make_layout
 from pic_jax.memory import Memory
-from pic_jax.models.attention import attend
-from pic_jax.models.decoder import RESIDUAL, Decoder, Linear, Mlp, Params, RMSNorm
+from pic_jax.models.attention import PatternMask, attend
+from pic_jax.models.decoder import RESIDUAL, Decoder, Linear, Mlp, Params, RMSNorm, rematerialised
 from pic_jax.models.partitioning import constrain
 from pic_jax.models.rope import rotate, rotation
+from pic_jax.patterns import Pattern
 
 RMS_NORM_EPS = 1e-6  # of the paper's configuration
 
@@ -31,9 +32,10 @@ class CrossAttention(nn.Module):
     config: DecoderConfig
     dtype: Any
     param_dtype: Any
+    backend: tuple[str, str]
 
     @nn.compact
-    def __call__(self, x_RkD, context_RSD, query_rotation, key_rotation, mask_RkS):
+    def __call__(self, x_RkD, context_RSD, query_rotation, key_rotation, mask):
         config = self.config
 
         def linear(name, x_RTD, features):
@@ -45,7 +47,7 @@ class CrossAttention(nn.Module):
 
         q_RkNH = rotate(heads('q_proj', x_RkD), *query_rotation)
         k_RSNH = rotate(heads('k_proj', context_RSD), *key_rotation)
-        out_RkNH = attend(q_RkNH, k_RSNH, heads('v_proj', context_RSD), mask_RkS)
+        out_RkNH = attend(q_RkNH, k_RSNH, heads('v_proj', context_RSD), mask, *self.backend)
         return linear('o_proj', out_RkNH.reshape(*x_RkD.shape[:-1], -1), config.hidden_size)
 
 
@@ -55,36 +57,42 @@ class Layer(nn.Module):
     config: DecoderConfig
     dtype: Any
     param_dtype: Any
+    backend: tuple[str, str]
 
     @nn.compact
-    def __call__(self, x_RkD, context_RSD, query_rotation, key_rotation, mask_RkS):
+    def __call__(self, x_RkD, context_RSD, query_rotation, key_rotation, mask):
         def norm(name):
             return RMSNorm(self.config.rms_norm_eps, self.dtype, self.param_dtype, name=name)
 
-        attention = CrossAttention(self.config, self.dtype, self.param_dtype, name='cross_attn')
+        attention = CrossAttention(self.config, self.dtype, self.param_dtype, self.backend, name='cross_attn')
         mlp = Mlp(self.config, self.dtype, self.param_dtype, name='mlp')
         context_RSD = norm('context_layernorm')(context_RSD)
-        x_RkD = x_RkD + attention(norm('input_layernorm')(x_RkD), context_RSD, query_rotation, key_rotation, mask_RkS)
+        x_RkD = x_RkD + attention(norm('input_layernorm')(x_RkD), context_RSD, query_rotation, key_rotation, mask)
         return constrain(x_RkD + mlp(norm('post_attention_layernorm')(x_RkD)), *RESIDUAL), None
 
 
 class Digester(nn.Module):
-    """The stack of layers and the final norm."""
+    """The stack of layers and the final norm.
+
+    Attributes:
+      backend: backend and platform of the attention (`attention.choose`).
+    """
 
     config: DecoderConfig
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-    remat: bool = False
+    remat: str = 'none'
+    backend: tuple[str, str] = ('auto', '')
 
     @nn.compact
-    def __call__(self, digests_RkD: jax.Array, words_RnD: jax.Array, positions_RS: jax.Array, mask_RkS: jax.Array):
+    def __call__(self, digests_RkD: jax.Array, words_RnD: jax.Array, positions_RS: jax.Array, mask: PatternMask):
         """Digest states [R, k, D].
 
         Args:
           digests_RkD: where the digest stream starts; as keys and values, digests stay what they are here.
           words_RnD: word embeddings of the context.
           positions_RS: int32 position ids of [n tokens][k digests].
-          mask_RkS: bool, which of these each digest attends to.
+          mask: which of these each digest attends to.
         """
         n = words_RnD.shape[1]
         x_RkD = digests_RkD.astype(self.dtype)
@@ -92,13 +100,13 @@ class Digester(nn.Module):
         keys = rotation(self.config.rope, self.config.head_dim, positions_RS, self.dtype)
         queries = tuple(table_RS1H[:, n:] for table_RS1H in keys)
         layers = nn.scan(
-            nn.remat(Layer, prevent_cse=False) if self.remat else Layer,
+            rematerialised(Layer, self.remat),
             variable_axes={'params': 0},
             split_rngs={'params': True},
             in_axes=(nn.broadcast,) * 4,
             length=self.config.num_hidden_layers,
-        )(self.config, self.dtype, self.param_dtype, name='layers')
-        x_RkD, _ = layers(x_RkD, context_RSD, queries, keys, mask_RkS)
+        )(self.config, self.dtype, self.param_dtype, self.backend, name='layers')
+        x_RkD, _ = layers(x_RkD, context_RSD, queries, keys, mask)
         return RMSNorm(self.config.rms_norm_eps, self.dtype, self.param_dtype, name='norm')(x_RkD)
 
 
@@ -132,7 +140,9 @@ class ICFormer:
     @property
     def digester(self) -> Digester:
         """The stack of layers."""
-        return Digester(self.encoder_config, self.decoder.dtype, remat=self.decoder.remat)
+        decoder = self.decoder
+        backend = decoder.attention, decoder.platform
+        return Digester(self.encoder_config, decoder.dtype, remat=decoder.remat, backend=backend)
 
     def init(self, key: jax.Array, base: Params) -> dict[str, Any]:
         """Digests and special vectors are zero and matrices N(0, 0.02), as in the authors' code.
@@ -143,8 +153,8 @@ class ICFormer:
         layers_key, projector_key = jax.random.split(key)
         D = self.decoder.config.hidden_size
         row_1TD = jnp.zeros((1, 1, D))
-        positions_12, mask_112 = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 1, 2), bool)
-        weights = self.digester.init(layers_key, row_1TD, row_1TD, positions_12, mask_112)['params']
+        positions_12, all_112 = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 1, 2), bool)
+        weights = self.digester.init(layers_key, row_1TD, row_1TD, positions_12, all_112)['params']
         return {
             'memory_embeddings': jnp.zeros((num_embeddings(self.config), D)),
             'special': {name: jnp.zeros(D) for name in SPECIALS},
@@ -160,18 +170,18 @@ class ICFormer:
         """
         return compress_windows(self, base, trainable, tokens_BS, lengths_B)
 
-    def sight(self, layout: Layout) -> tuple[slice, slice]:
+    def pattern(self, num_tokens: int) -> Pattern:
         """Digests see tokens and digests."""
-        return slice(layout.num_tokens, None), slice(None)
+        return Pattern(self.config, num_tokens, queries=(MEMORY,))
 
     def encode_windows(
-        self, base, trainable, embedding_index_Ck, tokens_Rn, positions_RS, mask_RTS
+        self, base, trainable, embedding_index_Ck, tokens_Rn, positions_RS, mask: PatternMask
     ) -> dict[str, jax.Array]:
         """Final digests of R windows or chunks."""
         words_RnD = self.decoder.apply({'params': base}, tokens_Rn, method='embed')
         digests_RkD = first_vectors(trainable['memory_embeddings'], embedding_index_Ck, len(tokens_Rn))
         weights = {'params': trainable['icformer']}
-        states_RkD = self.digester.apply(weights, digests_RkD, words_RnD, positions_RS, mask_RTS)
+        states_RkD = self.digester.apply(weights, digests_RkD, words_RnD, positions_RS, mask)
         return {'embeddings': project(trainable['projector'], states_RkD)}
 
     def check_length(self, num_tokens: int) -> None:

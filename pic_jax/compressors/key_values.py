@@ -31,12 +31,12 @@ class KeyValueCompressor(LLMCompressor):
         return {'keys': shape, 'values': shape}
 
     def encode(
-        self, base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask_RTS, past: KeyValues | None = None
+        self, base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask, past: KeyValues | None = None
     ) -> tuple[dict[str, jax.Array], KeyValues]:
         """As `LLMCompressor.encode`; keys are taken before RoPE."""
         variables, x_RSD = self.encoder_input(base, trainable, tokens_Rn, embedding_index_Ck)
         (_, key_values), captured = self.decoder.apply(
-            variables, x_RSD, positions_RS, mask_RTS, past, mutable=['unrotated']
+            variables, x_RSD, positions_RS, mask, past, mutable=['unrotated']
         )
         stacks_LRSKH = {'keys': captured['unrotated']['layers']['self_attn']['keys'], 'values': key_values.v}
         n = tokens_Rn.shape[1]

@@ -11,10 +11,12 @@ from pic_jax.compressors.base import check_positions, init_specials, like_words
 from pic_jax.compressors.projector import init_projector, project
 from pic_jax.compressors.slots import compress_windows, first_vectors
 from pic_jax.config import CompressorConfig, DecoderConfig
-from pic_jax.masks import Layout, make_layout
+from pic_jax.masks import make_layout
 from pic_jax.memory import Memory
+from pic_jax.models.attention import PatternMask
 from pic_jax.models.decoder import Decoder, KeyValues, Params
 from pic_jax.models.lora import adapted, init_lora
+from pic_jax.patterns import Pattern
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,31 +58,31 @@ class LLMCompressor:
         """Shape of what one slot holds, by field of `Memory`."""
         return {'embeddings': (self.decoder.config.hidden_size,)}
 
-    def sight(self, layout: Layout) -> tuple[slice, slice]:
-        """All positions."""
-        return slice(None), slice(None)
+    def pattern(self, num_tokens: int) -> Pattern:
+        """All positions attend to all that the Layout lets them see."""
+        return Pattern(self.config, num_tokens)
 
     def encode_windows(
-        self, base, trainable, embedding_index_Ck, tokens_Rn, positions_RS, mask_RTS
+        self, base, trainable, embedding_index_Ck, tokens_Rn, positions_RS, mask: PatternMask
     ) -> dict[str, jax.Array]:
         """What the slots of R windows or chunks hold, [R, k, ...]."""
-        return self.encode(base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask_RTS)[0]
+        return self.encode(base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask)[0]
 
     def encode(
-        self, base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask_RTS, past: KeyValues | None = None
+        self, base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask, past: KeyValues | None = None
     ) -> tuple[dict[str, jax.Array], KeyValues]:
         """The encoder itself, on [n tokens][k slots].
 
         Args:
           embedding_index_Ck: which learned vector each slot starts from; C = R, or 1 for all rows.
-          positions_RS, mask_RTS: position ids and mask of the n + k positions (keys: [past][these]).
+          positions_RS, mask: position ids and mask of the n + k positions (keys: [past][these]).
           past: keys and values of earlier memory.
 
         Returns:
           what the slots hold, [R, k, ...] by field of `Memory`, and keys and values of all n + k positions.
         """
         variables, x_RSD = self.encoder_input(base, trainable, tokens_Rn, embedding_index_Ck)
-        hidden_RSD, key_values = self.decoder.apply(variables, x_RSD, positions_RS, mask_RTS, past)
+        hidden_RSD, key_values = self.decoder.apply(variables, x_RSD, positions_RS, mask, past)
         slots_RkD = project(trainable['projector'], hidden_RSD[:, tokens_Rn.shape[1] :])
         return {'embeddings': slots_RkD}, key_values
 

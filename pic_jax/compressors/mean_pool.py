@@ -10,10 +10,12 @@ from pic_jax.compressors.base import check_positions, init_specials
 from pic_jax.compressors.projector import init_projector, project
 from pic_jax.compressors.slots import compress_windows
 from pic_jax.config import CompressorConfig, DecoderConfig
-from pic_jax.masks import Layout, make_layout
+from pic_jax.masks import CONTEXT, make_layout
 from pic_jax.memory import Memory
+from pic_jax.models.attention import PatternMask
 from pic_jax.models.decoder import Decoder, Params
 from pic_jax.models.lora import adapted, init_lora
+from pic_jax.patterns import Pattern
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +47,19 @@ class MeanPool:
         """The target's shape."""
         return self.decoder.config
 
-    def sight(self, layout: Layout) -> tuple[slice, slice]:
+    def pattern(self, num_tokens: int) -> Pattern:
         """Tokens see tokens."""
-        return slice(layout.num_tokens), slice(layout.num_tokens)
+        return Pattern(self.config, num_tokens, queries=(CONTEXT,), keys=(CONTEXT,))
 
     def encode_windows(
-        self, base, trainable, embedding_index_Ck, tokens_Rn, positions_RS, mask_RTS
+        self, base, trainable, embedding_index_Ck, tokens_Rn, positions_RS, mask: PatternMask
     ) -> dict[str, jax.Array]:
         """Projected means of R windows or chunks."""
         r, n, k = self.config.ratio, tokens_Rn.shape[1], embedding_index_Ck.shape[1]
         words_RnD = self.decoder.apply({'params': base}, tokens_Rn, method='embed')
         variables = adapted(base, trainable['lora'], self.config.lora)
-        hidden_RnD, _ = self.decoder.apply(variables, words_RnD, positions_RS[:, :n], mask_RTS)
-        is_true_Rn1 = jnp.any(mask_RTS, axis=1)[..., None]  # every true token sees itself
+        hidden_RnD, _ = self.decoder.apply(variables, words_RnD, positions_RS[:, :n], mask)
+        is_true_Rn1 = mask.valid[..., None]
         hidden_RnD = jnp.where(is_true_Rn1, hidden_RnD.astype(jnp.float32), 0)
         # r divides the chunk size, so group j is tokens j r .. (j + 1) r - 1 in chunks too.
         groups_Rkr = [jnp.pad(x, ((0, 0), (0, k * r - n), (0, 0))).reshape(len(x), k, r, -1)

@@ -10,8 +10,10 @@ from pic_jax.compressors import windows
 from pic_jax.config import CompressorConfig, DecoderConfig
 from pic_jax.masks import Layout, make_layout
 from pic_jax.memory import Memory
-from pic_jax.models.decoder import Params
+from pic_jax.models.attention import PatternMask
+from pic_jax.models.decoder import Decoder, Params
 from pic_jax.models.partitioning import constrain, merge_parts, split_parts
+from pic_jax.patterns import Pattern
 
 
 class WindowEncoder(Protocol):
@@ -24,8 +26,10 @@ class WindowEncoder(Protocol):
         """Shape of the encoder's layers."""
         ...
 
-    def sight(self, layout: Layout) -> tuple[slice, slice]:
-        """Which of the Layout's positions are the T queries and the S keys of the encoder's attention."""
+    decoder: Decoder
+
+    def pattern(self, num_tokens: int) -> Pattern:
+        """Queries and keys of the encoder's attention in one window."""
         ...
 
     def check_length(self, num_tokens: int) -> None:
@@ -33,12 +37,12 @@ class WindowEncoder(Protocol):
         ...
 
     def encode_windows(
-        self, base: Params, trainable: dict[str, Any], embedding_index_Ck, tokens_Rn, positions_RS, mask_RTS
+        self, base: Params, trainable: dict[str, Any], embedding_index_Ck, tokens_Rn, positions_RS, mask: PatternMask
     ) -> dict[str, jax.Array]:
         """What the slots hold, [R, k, ...] by field of `Memory`.
 
         embedding_index_Ck: which learned vector each slot starts from; C = R, or 1 for all rows.
-        positions_RS: ids of [n tokens][k slots]; mask_RTS: bool, of `sight`.
+        positions_RS: ids of [n tokens][k slots]; mask: of `pattern`.
         """
         ...
 
@@ -60,7 +64,8 @@ def compress_windows(
 ) -> Memory:
     """Cuts contexts into windows, encodes all of them in one masked pass, and joins what the true lengths pay for.
 
-    Where chunks are independent they become rows of their own, and no mask is larger than a chunk.
+    Where chunks are independent they become rows of their own, and no mask is larger than a chunk; unless another
+    attention backend is asked for.
 
     Raises:
       ConfigError: the padded context does not fit the compressor's slots or the model's positions.
@@ -69,7 +74,7 @@ def compress_windows(
     encoder.check_length(tokens_BS.shape[1])
     cut = windows.split(config, tokens_BS, lengths_B)
     B, W, n = cut.tokens.shape
-    layout, parts = make_layout(config, n), parts_of(config, n)
+    layout, parts = make_layout(config, n), parts_of(config, n, encoder.decoder.attention)
     C, c = len(parts.place), parts.layout.num_tokens
     tokens_BPn = jnp.pad(cut.tokens, ((0, 0), (0, 0), (0, C * c - n))).reshape(B, W * C, c)
     # Whole on every device: slots are counted over all parts of a row.
@@ -84,12 +89,12 @@ def compress_windows(
     valid_BWCS = source_CS[None, None] < lengths_BW11
     positions_BWCS = position_CS[None, None] + (lengths_BW11 - start_CS[None, None]).clip(0, size_CS[None, None])
     valid_RS, positions_RS = (merge_parts(x.reshape(B, W * C, x.shape[-1])) for x in (valid_BWCS, positions_BWCS))
-    queries, keys = encoder.sight(parts.layout)
-    mask_RTS = parts.layout.dense_mask(queries, keys)[None] & valid_RS[:, None, keys]
+    pattern = encoder.pattern(parts.layout.num_tokens)
+    mask = PatternMask(valid_RS[:, pattern.key_positions], pattern)
     index_Ck = parts.embedding_index[:1]
     if config.memory_embeddings == 'per_window' and C > 1:
         index_Ck = merge_parts(jnp.broadcast_to(np.tile(parts.embedding_index, (W, 1)), (B, W * C, index_Ck.shape[1])))
-    vectors = encoder.encode_windows(base, trainable, index_Ck, merge_parts(tokens_BPn), positions_RS, mask_RTS)
+    vectors = encoder.encode_windows(base, trainable, index_Ck, merge_parts(tokens_BPn), positions_RS, mask)
     k = layout.num_slots
     # The last chunk of a window may have places beyond the window's k slots.
     arrays = [split_parts(x, B).reshape(B, W, -1, *x.shape[2:])[:, :, :k] for x in vectors.values()]
@@ -101,9 +106,10 @@ def compress_windows(
     return decoder_memory(config, dict(zip(vectors, arrays, strict=True)), spread_BM, valid_BM, lengths_B)
 
 
-def parts_of(config: CompressorConfig, n: int) -> Parts:
-    """The independent chunks of a window of n tokens, or the window itself."""
-    c = min(config.chunk_size or n, n) if config.chunk_local else n
+def parts_of(config: CompressorConfig, n: int, attention: str = 'auto') -> Parts:
+    """The independent chunks of a window of n tokens; or the window itself, for backends that mask it whole."""
+    apart = config.chunk_local and attention in ('auto', 'structured')
+    c = min(config.chunk_size or n, n) if apart else n
     window, layout, C = make_layout(config, n), make_layout(config, c), -(-n // c)
     token_Cc, slot_Cm = (np.arange(C * size).reshape(C, size) for size in (c, layout.num_slots))
     k = window.num_slots

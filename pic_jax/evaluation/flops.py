@@ -1,5 +1,6 @@
 """Floating-point operations, counted on jaxprs: of any function, and of compressing a context."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -12,14 +13,16 @@ from jax.extend.core import jaxprs_in_params
 
 from pic_jax.compressors.slots import WindowEncoder, parts_of
 from pic_jax.config import CompressorConfig
-from pic_jax.masks import Cells, make_layout, sees
+from pic_jax.masks import Cells, sees
+from pic_jax.models.attention import PatternMask
 
 
 def count_flops(function: Callable, *args: Any, rounds: int | None = None) -> float:
     """Operations of all matrix products in a function: 2 m n k each, loops of known length unrolled.
 
     XLA's own cost analysis counts the body of a scan once, whatever its length; this walk multiplies. It is taken
-    before compilation: masked attention counts in full, and recomputation under `jax.checkpoint` counts.
+    before compilation: attention counts for every pair that its backend computes, seen or not, and recomputation under
+    `jax.checkpoint` counts. A Pallas kernel counts for every cell of its grid.
     Nothing runs and nothing is allocated.
 
     Args:
@@ -28,7 +31,7 @@ def count_flops(function: Callable, *args: Any, rounds: int | None = None) -> fl
 
     Raises:
       ValueError: a `while_loop` has matrix products in it (its length is not known before it runs) and `rounds` is not
-        given, or a Pallas kernel is called.
+        given.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr, rounds)
 
@@ -50,16 +53,17 @@ def _count_equation(equation: Any, rounds: int | None) -> float:
         return max(inner)
     if name == 'while' and rounds is not None:
         return rounds * sum(inner)
-    if (name == 'while' and sum(inner)) or name == 'pallas_call':
-        raise ValueError(f'cannot count the operations of {name}: expected scans of known length and plain products')
+    if name == 'pallas_call':
+        return math.prod(params['grid_mapping'].grid) * sum(inner)
+    if name == 'while' and sum(inner):
+        raise ValueError('cannot count the operations of a while_loop of unknown length: give `rounds`')
     return sum(inner)
 
 
 class CompressionFlops(NamedTuple):
     """Operations of the matrix products that compress one context.
 
-    executed: as the encoder computes it, with dense attention in every window or independent chunk. useful: attention
-    at True entries of the mask only.
+    executed: as the encoder's attention backend computes it. useful: attention at True entries of the mask only.
     """
 
     executed: float
@@ -80,24 +84,29 @@ def compression_flops(encoder: WindowEncoder, base: Any, trainable: Any, num_tok
     window = min(config.window or num_tokens, num_tokens)
     if num_tokens % window:
         raise ValueError(f'num_tokens={num_tokens} is not valid: expected a multiple of compressor.window={window}')
-    layout, parts = make_layout(config, window), parts_of(config, window)
+    parts = parts_of(config, window, encoder.decoder.attention)
     R, row = num_tokens // window * len(parts.place), parts.layout
-    query, key = (row.cells[part] for part in encoder.sight(row))
-    T, S = len(query.kind), len(key.kind)
+    pattern, whole = encoder.pattern(row.num_tokens), encoder.pattern(window)
+    T, S = pattern.shape
     arrays = (
         jax.ShapeDtypeStruct((R, row.num_tokens), jnp.int32),
         jax.ShapeDtypeStruct((R, row.num_tokens + row.num_slots), jnp.int32),
-        jax.ShapeDtypeStruct((R, T, S), bool),
+        jax.ShapeDtypeStruct((R, S), bool),
     )
     index_1k = row.embedding_index[None]
-    executed = count_flops(
-        lambda base, trainable, *arrays: encoder.encode_windows(base, trainable, index_1k, *arrays),
-        base, trainable, *arrays,
-    )  # fmt: skip
+
+    def encode(encoder, base, trainable, tokens_Rn, positions_RS, valid_RS):
+        mask = PatternMask(valid_RS, pattern)
+        return encoder.encode_windows(base, trainable, index_1k, tokens_Rn, positions_RS, mask)
+
+    densely = dataclasses.replace(encoder, decoder=encoder.decoder.clone(attention='dense'))
+    executed, dense = (
+        count_flops(functools.partial(encode, each), base, trainable, *arrays) for each in (encoder, densely)
+    )
     # Scores and weighted sums: two products of 2 H operations for every pair, head and layer.
     per_pair = 4 * shape.num_hidden_layers * shape.num_attention_heads * shape.head_dim
-    seen = num_tokens // window * seen_pairs(config, *(layout.cells[part] for part in encoder.sight(layout)))
-    return CompressionFlops(executed, executed - per_pair * (R * T * S - seen))
+    seen = num_tokens // window * seen_pairs(config, whole.query_cells, whole.key_cells)
+    return CompressionFlops(executed, dense - per_pair * (R * T * S - seen))
 
 
 def seen_pairs(config: CompressorConfig, query: Cells, key: Cells) -> int:

@@ -13,13 +13,16 @@ import jax
 import jax.numpy as jnp
 
 from pic_jax.config import DecoderConfig
-from pic_jax.models.attention import attend
+from pic_jax.models.attention import PatternMask, attend, attend_behind
 from pic_jax.models.partitioning import constrain
 from pic_jax.models.rope import rotate, rotation
+from pic_jax.patterns import causal
 
 Params = dict[str, Any]
 RESIDUAL = ('batch', 'length', 'vector')
 _INIT = nn.initializers.normal(0.02)
+# What of a layer is kept for the backward pass, beside its input: all, or nothing, or the products with its matrices.
+REMAT = {'full': None, 'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 class KeyValues(NamedTuple):
@@ -70,9 +73,11 @@ class Attention(nn.Module):
     config: DecoderConfig
     dtype: Any
     param_dtype: Any
+    backend: str = 'auto'
+    platform: str = ''
 
     @nn.compact
-    def __call__(self, x_BTD, past, cos_sin, mask_BTS):
+    def __call__(self, x_BTD, past, cos_sin, mask):
         config = self.config
 
         def linear(name, features, bias):
@@ -93,11 +98,11 @@ class Attention(nn.Module):
         self.sow('unrotated', 'keys', k_BTKH, reduce_fn=lambda _, keys: keys, init_fn=lambda: None)
         k_BTKH = rotate(k_BTKH, *cos_sin)
         v_BTKH = heads('v_proj', config.num_key_value_heads)
-        k_BSKH, v_BSKH = k_BTKH, v_BTKH
-        if past is not None:
-            k_BSKH = jnp.concatenate([past.k.astype(self.dtype), k_BTKH], axis=1)
-            v_BSKH = jnp.concatenate([past.v.astype(self.dtype), v_BTKH], axis=1)
-        out_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
+        if past is None:
+            out_BTNH = attend(q_BTNH, k_BTKH, v_BTKH, mask, self.backend, self.platform)
+        else:
+            before = past.k.astype(self.dtype), past.v.astype(self.dtype)
+            out_BTNH = attend_behind(q_BTNH, before, (k_BTKH, v_BTKH), mask)
         out_BTD = linear('o_proj', config.hidden_size, config.attention_bias)(out_BTNH.reshape(*x_BTD.shape[:-1], -1))
         return out_BTD, KeyValues(k_BTKH, v_BTKH)
 
@@ -122,15 +127,18 @@ class Block(nn.Module):
     config: DecoderConfig
     dtype: Any
     param_dtype: Any
+    attention: str = 'auto'
+    platform: str = ''
 
     @nn.compact
-    def __call__(self, x_BTD, past, cos_sin, mask_BTS):
+    def __call__(self, x_BTD, past, cos_sin, mask):
         def norm(name):
             return RMSNorm(self.config.rms_norm_eps, self.dtype, self.param_dtype, name=name)
 
-        attention = Attention(self.config, self.dtype, self.param_dtype, name='self_attn')
+        backend = self.attention, self.platform
+        attention = Attention(self.config, self.dtype, self.param_dtype, *backend, name='self_attn')
         mlp = Mlp(self.config, self.dtype, self.param_dtype, name='mlp')
-        out_BTD, key_values = attention(norm('input_layernorm')(x_BTD), past, cos_sin, mask_BTS)
+        out_BTD, key_values = attention(norm('input_layernorm')(x_BTD), past, cos_sin, mask)
         x_BTD = constrain(x_BTD + out_BTD, *RESIDUAL)
         x_BTD = constrain(x_BTD + mlp(norm('post_attention_layernorm')(x_BTD)), *RESIDUAL)
         return x_BTD, key_values
@@ -141,27 +149,29 @@ class Decoder(nn.Module):
 
     Attributes:
       config: shapes. dtype: of the computation. param_dtype: of freshly initialised parameters.
-      remat: recompute each block in the backward pass.
+      remat: what the backward pass computes again (REMAT).
+      attention, platform: see `attention.choose`.
     """
 
     config: DecoderConfig
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-    remat: bool = False
+    remat: str = 'none'
+    attention: str = 'auto'
+    platform: str = ''
 
     def setup(self):
         config = self.config
         self.embed_tokens = nn.Embed(
             config.vocab_size, config.hidden_size, self.dtype, self.param_dtype, embedding_init=_INIT
         )
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         self.layers = nn.scan(
-            block,
+            rematerialised(Block, self.remat),
             variable_axes={'params': 0, 'lora': 0, 'unrotated': 0},
             split_rngs={'params': True},
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=config.num_hidden_layers,
-        )(config, self.dtype, self.param_dtype)
+        )(config, self.dtype, self.param_dtype, self.attention, self.platform)
         self.norm = RMSNorm(config.rms_norm_eps, self.dtype, self.param_dtype)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.vocab_size, False, self.dtype, self.param_dtype)
@@ -173,14 +183,17 @@ class Decoder(nn.Module):
         return constrain(jnp.take(table_VD, ids_BT, axis=0), *RESIDUAL)
 
     def __call__(
-        self, x_BTD: jax.Array, positions_BT: jax.Array, mask_BTS: jax.Array, past: KeyValues | None = None
+        self,
+        x_BTD: jax.Array,
+        positions_BT: jax.Array,
+        mask: jax.Array | PatternMask,
+        past: KeyValues | None = None,
     ) -> tuple[jax.Array, KeyValues]:
         """Runs the layers and the final norm.
 
         Args:
           x_BTD: input embeddings. positions_BT: int32 position ids.
-          mask_BTS: bool over [past positions][these T positions] as keys, True = attend; its leading
-            dimension may be 1.
+          mask: of [past positions][these T positions] as keys: see `attention.attend`; with a past, an array.
           past: keys and values of earlier positions, or None.
 
         Returns:
@@ -188,7 +201,7 @@ class Decoder(nn.Module):
         """
         cos_sin = rotation(self.config.rope, self.config.head_dim, positions_BT, self.dtype)
         x_BTD = constrain(x_BTD.astype(self.dtype), *RESIDUAL)
-        x_BTD, key_values = self.layers(x_BTD, past, cos_sin, mask_BTS)
+        x_BTD, key_values = self.layers(x_BTD, past, cos_sin, mask)
         return self.norm(x_BTD), key_values
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
@@ -201,8 +214,14 @@ class Decoder(nn.Module):
         """[B, T, V] logits of plain text: ids at positions 0 .. T-1 under a causal mask."""
         T = ids_BT.shape[1]
         positions_BT = jnp.broadcast_to(jnp.arange(T), ids_BT.shape)
-        hidden_BTD, _ = self(self.embed(ids_BT), positions_BT, jnp.tri(T, dtype=bool)[None])
+        everything = PatternMask(jnp.ones((1, T), bool), causal(T))
+        hidden_BTD, _ = self(self.embed(ids_BT), positions_BT, everything)
         return self.logits(hidden_BTD)
+
+
+def rematerialised(layer: type[nn.Module], policy: str) -> type[nn.Module]:
+    """The layer with what its backward pass computes again: `none`, or a key of REMAT."""
+    return layer if policy == 'none' else nn.remat(layer, prevent_cse=False, policy=REMAT[policy])
 
 
 def init_params(decoder: Decoder, key: jax.Array) -> Params:

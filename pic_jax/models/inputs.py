@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from pic_jax.memory import Memory
+from pic_jax.models.attention import PatternMask
 from pic_jax.models.decoder import Decoder, KeyValues, Params
 from pic_jax.models.rope import rotate, rotation
+from pic_jax.patterns import causal
 
 
 class Past(NamedTuple):
@@ -27,9 +29,9 @@ class DecoderInput(NamedTuple):
     past: Past | None = None
 
 
-def causal_mask(valid_BT: jax.Array) -> jax.Array:
-    """[B, T, T] bool: earlier valid positions, in storage order."""
-    return jnp.tri(valid_BT.shape[1], dtype=bool)[None] & valid_BT[:, None, :]
+def causal_mask(valid_BT: jax.Array) -> PatternMask:
+    """Earlier valid positions, in storage order."""
+    return PatternMask(valid_BT, causal(valid_BT.shape[1]))
 
 
 def read(decoder: Decoder, params: Params, inputs: DecoderInput) -> tuple[jax.Array, KeyValues, jax.Array]:
@@ -39,13 +41,13 @@ def read(decoder: Decoder, params: Params, inputs: DecoderInput) -> tuple[jax.Ar
       hidden [B, T, D], and a cache of all S = M + T positions (M = 0 without a past): keys and values [L, B, S, K, H],
       and which of them later tokens may attend to, bool [B, S].
     """
-    variables, mask_BTS = {'params': params}, causal_mask(inputs.valid)
+    variables, mask = {'params': params}, causal_mask(inputs.valid)
     if inputs.past is None:
-        hidden_BTD, cache = decoder.apply(variables, inputs.x, inputs.positions, mask_BTS)
+        hidden_BTD, cache = decoder.apply(variables, inputs.x, inputs.positions, mask)
         return hidden_BTD, cache, inputs.valid
     past = inputs.past
     sees_BTM = past.valid[:, None] & (past.positions[:, None] < inputs.positions[..., None])
-    mask_BTS = jnp.concatenate([sees_BTM, mask_BTS], axis=2)
+    mask_BTS = jnp.concatenate([sees_BTM, mask.dense], axis=2)
     hidden_BTD, own = decoder.apply(variables, inputs.x, inputs.positions, mask_BTS, past.key_values)
     cache = jax.tree.map(lambda before, after: jnp.concatenate([before, after], axis=2), past.key_values, own)
     return hidden_BTD, cache, jnp.concatenate([past.valid, inputs.valid], axis=1)

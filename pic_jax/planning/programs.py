@@ -16,11 +16,10 @@ from pic_jax.compressors.registry import make_compressor
 from pic_jax.config import DataConfig, DecoderConfig, RunConfig
 from pic_jax.errors import ConfigError
 from pic_jax.models import hf, hub
-from pic_jax.models.decoder import Decoder
 from pic_jax.models.generation import generate
 from pic_jax.models.inputs import from_memory
 from pic_jax.models.shapes import known_shape
-from pic_jax.run import Run, check_fits, named_folder
+from pic_jax.run import Run, check_fits, make_decoder, named_folder
 from pic_jax.training.objectives import compressor_loss
 from pic_jax.training.ratios import nested_losses
 from pic_jax.training.sharding import abstract, batch_sharding, check_mesh, shardings
@@ -71,7 +70,7 @@ def abstract_run(config: RunConfig, shape: DecoderConfig, mesh: Mesh) -> Run:
       ConfigError: the settings do not fit the model, or the mesh does not suit them.
     """
     dtype = jnp.dtype(config.dtype)
-    decoder = Decoder(shape, dtype=dtype, remat=config.remat)
+    decoder = make_decoder(config, shape, mesh)
     prefix = config.decoder_prefix
     if prefix is None:
         prefix = () if shape.bos_token_id is None else (shape.bos_token_id,)

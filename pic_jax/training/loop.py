@@ -123,14 +123,14 @@ def train(run: Run, workdir: Path, watch: Watch = UNWATCHED) -> dict[str, Any]:
         mesh=run.mesh,
         base=identity(run.base, run.decoder.config),
         nested=nested_losses(run),
-        counted=losses_without_recomputation(run) if config.remat else {},
+        counted=losses_without_recomputation(run) if config.remat != 'none' else {},
     )
     return fit(job, workdir, watch)
 
 
 def losses_without_recomputation(run: Run) -> Mapping[int, Loss]:
     """See `Job.counted`."""
-    decoder = run.decoder.clone(remat=False)
+    decoder = run.decoder.clone(remat='none')
     plain = dataclasses.replace(run, decoder=decoder, compressor=make_compressor(run.config.compressor, decoder))
     return nested_losses(plain) or {0: compressor_loss(plain)}
 

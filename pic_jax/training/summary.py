@@ -7,7 +7,10 @@ import jax
 from jax.sharding import Mesh
 
 from pic_jax.budget import memory_slots
+from pic_jax.compressors.slots import parts_of
+from pic_jax.models.attention import choose
 from pic_jax.nested import at_ratio, served_ratios
+from pic_jax.patterns import causal
 from pic_jax.run import Run
 
 
@@ -30,10 +33,26 @@ def summary(run: Run, trainable: Any, examples: int, dropped: int) -> list[str]:
         f'devices: {shown_mesh(run.mesh)}',
         f'parameters: {count(trainable):,} trained, {count(run.base):,} frozen ({config.base})',
         f'{layout}: ratio {commas(ratios)}{drawn}, {context} tokens -> k = {commas(k)} vectors',
+        attention(run),
         f'{examples:,} training examples, {config.train.batch_size} a step, '
         f'up to {config.train.batch_size * context:,} context tokens a step',
         *([f'{dropped:,} documents are too short for data.min_context and are left out'] if dropped else []),
     ]
+
+
+def attention(run: Run) -> str:
+    """Which backends compute the attention of encoder and decoder at full length, and why."""
+    config, platform = run.config, run.decoder.platform
+    longest = config.data.context_length
+    texts = max(config.data.text_length(name) for name in config.objective.names) if config.objective.names else 0
+    behind = len(run.prefix) + memory_slots(config.compressor, longest) + 1 + texts
+    patterns = {'decoder': causal(behind)}
+    if hasattr(run.compressor, 'pattern'):
+        window = min(longest, config.compressor.window or longest)
+        tokens = parts_of(config.compressor, window, config.attention).layout.num_tokens
+        patterns = {'encoder': run.compressor.pattern(tokens)} | patterns
+    choices = {name: choose(config.attention, platform, pattern) for name, pattern in patterns.items()}
+    return 'attention: ' + '; '.join(f'{name} {choice.backend} ({choice.why})' for name, choice in choices.items())
 
 
 def shown_mesh(mesh: Mesh) -> str:

@@ -10,8 +10,8 @@ from pic_jax.files import read_json, write_text
 
 # What may change between two starts of one run: how long it goes on, how it reports, how it steps, on what.
 CHANGEABLE = (
-    'remat', 'bar', 'mesh.', 'optimizer.', 'train.steps', 'train.microbatches', 'train.log_every', 'train.eval_every',
-    'train.eval_examples', 'train.checkpoint_every', 'train.keep_checkpoints', 'train.best_metric',
+    'remat', 'attention', 'bar', 'mesh.', 'optimizer.', 'train.steps', 'train.microbatches', 'train.log_every',
+    'train.eval_every', 'train.eval_examples', 'train.checkpoint_every', 'train.keep_checkpoints', 'train.best_metric',
     'train.stall_timeout_s', 'train.max_skipped_steps',
 )  # fmt: skip
 

@@ -75,6 +75,7 @@ def test_train_again_says_what_it_does_and_prints_the_workdir(finished_workdir, 
     assert captured.out == f'{finished_workdir}\n'
     assert 'resumed from step 4' in captured.err
     assert 'devices: 1 x cpu' in captured.err
+    assert 'attention: encoder dense (' in captured.err
     # 2 layers x 2 x (q, k, v, o) of rank 2, 2 memory embeddings, 3 special vectors.
     lora = 2 * 2 * ((32 + 32) + 2 * (32 + 16) + (32 + 32))
     assert f'parameters: {lora + 5 * 32:,} trained, ' in captured.err

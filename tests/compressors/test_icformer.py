@@ -25,7 +25,7 @@ TOKENS = np.arange(3, 19)[None]
 @pytest.fixture(scope='module')
 def llama2_7b():
     """A function from a method to (compressor of 512 tokens to 128 vectors, base, trainable), shapes only."""
-    decoder = Decoder(LLAMA2_7B)
+    decoder = Decoder(LLAMA2_7B, attention='dense')
     base = jax.eval_shape(functools.partial(init_params, decoder), jax.random.key(0))
 
     def make(method):

@@ -116,16 +116,16 @@ def test_compress_reaches_what_the_encoder_reaches(make_model, make_compressor):
 class _Blank(LLMCompressor):
     """Everything but the encoder."""
 
-    def encode(self, base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask_RTS, past=None):
+    def encode(self, base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask, past=None):
         return {'embeddings': jnp.zeros((tokens_Rn.shape[0], embedding_index_Ck.shape[1], 32))}, None
 
 
 class _Recorder(_Blank):
     """Keeps what the encoder was given."""
 
-    def encode(self, base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask_RTS, past=None):
+    def encode(self, base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask, past=None):
         assert past is None
-        given = (tokens_Rn, embedding_index_Ck, positions_RS, mask_RTS)
+        given = (tokens_Rn, embedding_index_Ck, positions_RS, mask.dense)
         object.__setattr__(self, 'given', tuple(np.asarray(x) for x in given))
         return super().encode(base, trainable, *given)
 

@@ -272,7 +272,7 @@ def test_a_stream_that_grows_too_long_is_refused(make_model, make_compressor, op
     class Fake(LLMCompressor):
         """Counts chunks instead of computing them."""
 
-        def encode(self, base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask_RTS, past=None):
+        def encode(self, base, trainable, tokens_Rn, embedding_index_Ck, positions_RS, mask, past=None):
             k = embedding_index_Ck.shape[1]
             calls.append(k)
             key_values = jax.tree.map(lambda x: jnp.zeros((*x.shape[:2], tokens_Rn.shape[1] + k, *x.shape[3:])), past)

@@ -52,6 +52,15 @@ def test_other_methods_train_on_a_mesh(train, tmp_path, method):
     same(train(tmp_path / 'mesh', devices=4, method=method, **mesh(1, 2, 2, 1), **few), wanted)
 
 
+@pytest.mark.parametrize('backend', ['structured', 'splash'])
+def test_attention_backends_train_on_a_mesh(train, tmp_path, backend):
+    """The recurrent form, whose chunks are not rows of their own; the TPU kernel under shard_map is interpreted."""
+    few = {'train.steps': 2, 'train.eval_every': 2, 'train.checkpoint_every': 2}
+    recurrent = {'compressor.context_sees': 'chunk+memory', 'compressor.memory_sees_memory': 'previous'}
+    wanted = train(tmp_path / 'alone', attention='dense', **mesh(), **few, **recurrent)
+    same(train(tmp_path / 'mesh', devices=4, attention=backend, **mesh(1, 2, 2, 1), **few, **recurrent), wanted)
+
+
 def test_a_run_moves_by_its_checkpoints(train, alone, tmp_path):
     """1 device -> 8 devices -> 2 processes of 4 -> 1 device, ten steps or fewer on each."""
     stages = [

@@ -107,7 +107,7 @@ def _influence(decoder, params, mask_TS):
 
 
 def test_causal_mask_through_gradients(model):
-    influence_TS = _influence(*model, causal_mask(jnp.ones((1, 6), bool))[0])
+    influence_TS = _influence(*model, causal_mask(jnp.ones((1, 6), bool)).dense[0])
     seen = np.tri(6, dtype=bool)
     assert np.all(influence_TS[~seen] == 0)
     assert np.all(influence_TS[seen] > 1e-4)
@@ -124,9 +124,10 @@ def test_any_mask_is_followed_entry_by_entry(tiny_config, random_params):
 
 
 @pytest.mark.slow
-def test_remat_recomputes_and_gives_the_same_gradients(model):
+@pytest.mark.parametrize('policy', ['dots', 'full'])
+def test_remat_recomputes_and_gives_the_same_gradients(model, policy):
     plain, params = model
-    remat = dataclasses.replace(plain, remat=True)
+    remat = dataclasses.replace(plain, remat=policy)
     ids_BT = _ids((2, 5))
 
     def loss(decoder, params):

@@ -24,7 +24,7 @@ SHAPE = DecoderConfig(
     num_key_value_heads=2, head_dim=64, max_position_embeddings=512, bos_token_id=0, eos_token_ids=(1,),
 )  # fmt: skip
 CONFIG = RunConfig(
-    dtype='bfloat16', remat=True,
+    dtype='bfloat16', remat='full',
     compressor=CompressorConfig.preset('pic', ratio=8, chunk_size=32, context_length=128),
     data=DataConfig(context_length=128, target_length=32), train=TrainConfig(batch_size=8),
     mesh=MeshConfig(data=1, fsdp=-1, tensor=1),

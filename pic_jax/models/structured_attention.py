@@ -1,0 +1,131 @@
+"""Exact attention in blocks: time and memory go to what the pattern lets be seen, and no [T, S] array is made.
+
+Queries of a chunk look at their own chunk's keys, all chunks as one batch. Where they see more (earlier memory, or all
+earlier tokens), a loop takes some rows at a time, and its backward pass computes their scores again.
+B batch, T queries, S keys, N, K heads, H head dim; G blocks of A queries each with P keys of their own, and F far keys
+that all blocks share; Q = N / K.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pic_jax.masks import Cells, sees
+from pic_jax.patterns import Part, Pattern, Segment, Span
+
+_HIDDEN = -0.7 * float(np.finfo(np.float32).max)
+
+
+class Keys(NamedTuple):
+    """Keys and values [..., H], and which of them are real (None: nobody asks)."""
+
+    k: jax.Array
+    v: jax.Array
+    valid: jax.Array | None = None
+
+
+def structured(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, pattern: Pattern, valid_BS: jax.Array
+) -> jax.Array:
+    """Attention as `attention.attend` defines it, of the pattern's queries over its keys."""
+    keys = Keys(k_BSKH, v_BSKH, jnp.broadcast_to(valid_BS, k_BSKH.shape[:2]))
+    parts = [_attend_part(pattern, part, q_BTNH, keys) for part in pattern.parts]
+    return jnp.concatenate(parts, axis=1)
+
+
+def _attend_part(pattern: Pattern, part: Part, q_BTNH: jax.Array, keys: Keys) -> jax.Array:
+    """[B, t, N, H] for the t queries of a part."""
+    q_BGANH, own, own_AP = _fold(q_BTNH, part.queries), None, None
+    if part.own:
+        folded = (Keys(*(_fold(x, span) for x in keys)) for span in part.own)
+        own = Keys(*(jnp.concatenate(x, axis=2) for x in zip(*folded, strict=True)))
+        # In which block they stand makes no difference to what queries see of their own block: the first serves all.
+        own_AP = pattern.dense(_first_block(part.queries), np.concatenate([_first_block(span) for span in part.own]))
+    if part.segments:
+        stretches = [_attend_segment(pattern, part, segment, q_BGANH, own, own_AP, keys) for segment in part.segments]
+        out_BGANH = jnp.concatenate(stretches, axis=1)
+    else:
+        mask_BGAP = own_AP[None, None] & own.valid[:, :, None]
+        *rows, mask = (x.reshape(-1, *x.shape[2:]) for x in (q_BGANH, own.k, own.v, mask_BGAP[:, :, None]))
+        out_BGANH = jax.nn.dot_product_attention(*rows, mask=mask).reshape(q_BGANH.shape)
+    B, G, A = out_BGANH.shape[:3]
+    return out_BGANH.reshape(B, G * A, *out_BGANH.shape[3:])[:, : part.queries.stop - part.queries.start]
+
+
+def _attend_segment(
+    pattern: Pattern, part: Part, segment: Segment, q_BGANH: jax.Array, own: Keys | None, own_AP: Any, keys: Keys
+) -> jax.Array:
+    """Blocks `segment.first` .. `segment.stop` - 1 over their own and the far keys, `part.group` blocks at a time."""
+    blocks, far = slice(segment.first, segment.stop), slice(part.far[0], part.far[0] + segment.far)
+    far_keys, far_cells = Keys(*(x[:, far] for x in keys)), pattern.key_cells[far]
+    cells_GA = _fold_cells(pattern.query_cells, part.queries)[blocks]
+    count, steps = segment.stop - segment.first, -(-(segment.stop - segment.first) // part.group)
+
+    def by_step(x: Any, axis: int) -> jax.Array:
+        padded = jnp.pad(x, [(0, steps * part.group - count) if i == axis else (0, 0) for i in range(x.ndim)])
+        return jnp.moveaxis(padded.reshape(*x.shape[:axis], steps, part.group, *x.shape[axis + 1 :]), axis, 0)
+
+    @jax.checkpoint
+    def step(far_keys: Keys, taken: tuple[Any, ...]) -> jax.Array:
+        q_BGANH, chunk_GA, index_GA, source_GA, own = taken
+        query = Cells(cells_GA.kind[0, 0], chunk_GA[..., None], index_GA[..., None], source_GA[..., None])
+        far_1GAF = sees(pattern.config, query, far_cells[None, None])[None]
+        found = [(far_keys, 'bf', far_1GAF & far_keys.valid[:, None, None])]
+        if own is not None:
+            found.append((own, 'bgf', own_AP[None, None] & own.valid[:, :, None]))
+        return softmax_over_all(q_BGANH, found)
+
+    taken = (
+        by_step(q_BGANH[:, blocks], 1),
+        *(by_step(x, 0) for x in (cells_GA.chunk, cells_GA.index, cells_GA.source)),
+        own and Keys(*(by_step(x[:, blocks], 1) for x in own)),
+    )
+    if steps == 1:
+        return step(far_keys, jax.tree.map(lambda x: x[0], taken))[:, :count]
+    _, out = jax.lax.scan(lambda carry, each: (carry, step(carry, each)), far_keys, taken)
+    out = jnp.moveaxis(out, 0, 1)
+    return out.reshape(out.shape[0], steps * part.group, *out.shape[3:])[:, :count]
+
+
+def softmax_over_all(q_BGANH: jax.Array, found: list[tuple[Keys, str, jax.Array]]) -> jax.Array:
+    """One softmax over keys of several kinds; [B, G, A, N, H].
+
+    Args:
+      found: keys; their dimensions before heads, as in an einsum; and which of them every query sees, [B, G, A, ...].
+    """
+    K, H = found[0][0].k.shape[-2:]
+    q_BGAKQH = q_BGANH.reshape(*q_BGANH.shape[:3], K, -1, H)
+    scores, seen = [], []
+    for keys, dims, seen_BGAF in found:
+        scores.append(
+            jnp.einsum(f'bgakqh,{dims}kh->bgkqaf', q_BGAKQH, keys.k, preferred_element_type=jnp.float32) * H**-0.5
+        )
+        seen.append(jnp.broadcast_to(seen_BGAF, (*q_BGANH.shape[:3], seen_BGAF.shape[-1])))
+    seen_BG11AF = jnp.concatenate(seen, axis=-1)[:, :, None, None]
+    weights = jax.nn.softmax(jnp.where(seen_BG11AF, jnp.concatenate(scores, axis=-1), _HIDDEN), axis=-1)
+    out, first = 0, 0
+    for keys, dims, seen_BGAF in found:
+        size = seen_BGAF.shape[-1]
+        own = weights[..., first : first + size].astype(q_BGANH.dtype)
+        out, first = out + jnp.einsum(f'bgkqaf,{dims}kh->bgakqh', own, keys.v), first + size
+    return out.reshape(q_BGANH.shape)
+
+
+def _fold(x_BT: jax.Array, span: Span) -> jax.Array:
+    """[B, blocks, size, ...] of a span of [B, T, ...]; what a short block lacks is zero or False."""
+    x = x_BT[:, span.start : span.stop]
+    missing = span.blocks * span.size - x.shape[1]
+    x = jnp.pad(x, ((0, 0), (0, missing), *((0, 0),) * (x.ndim - 2)))
+    return x.reshape(x.shape[0], span.blocks, span.size, *x.shape[2:])
+
+
+def _fold_cells(cells: Cells, span: Span) -> Cells:
+    """[blocks, size] each; what a short block lacks repeats its last cell."""
+    index = np.arange(span.start, span.start + span.blocks * span.size).clip(max=span.stop - 1)
+    return cells[index.reshape(span.blocks, span.size)]
+
+
+def _first_block(span: Span) -> np.ndarray:
+    return np.arange(span.start, span.start + span.size)
