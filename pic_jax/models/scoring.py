@@ -25,7 +25,20 @@ def text_logits(
     prefix: tuple[int, ...],
     tokens_BT: jax.Array,
 ) -> jax.Array:
-    """[B, T, V] float32 logits that predict each text token from what stands before it.
+    """[B, T, V] float32 logits that predict each text token from what stands before it."""
+    hidden_BTD = text_hidden(decoder, base, memory, special_D, prefix, tokens_BT)
+    return decoder.apply({'params': base}, hidden_BTD, method='logits')
+
+
+def text_hidden(
+    decoder: Decoder,
+    base: Params,
+    memory: Memory,
+    special_D: jax.Array | None,
+    prefix: tuple[int, ...],
+    tokens_BT: jax.Array,
+) -> jax.Array:
+    """[B, T, D] hidden states that predict each text token.
 
     Token 0 is predicted at the last valid position before the text: the special vector where there is one.
     """
@@ -34,13 +47,16 @@ def text_logits(
     hidden_BSD, _, _ = read(decoder, base, inputs)
     last_B = last_valid(inputs.valid[:, :-T])
     first_B1D = jnp.take_along_axis(hidden_BSD, last_B[:, None, None], axis=1)
-    hidden_BTD = jnp.concatenate([first_B1D, hidden_BSD[:, -T:-1]], axis=1)
-    return decoder.apply({'params': base}, hidden_BTD, method='logits')
+    return jnp.concatenate([first_B1D, hidden_BSD[:, -T:-1]], axis=1)
 
 
 def nll(logits_BTV: jax.Array, tokens_BT: jax.Array, is_target_BT: jax.Array) -> Totals:
     """Negative log likelihood of the target tokens, in nats."""
-    nats_BT = token_nats(logits_BTV, tokens_BT)
+    return total(token_nats(logits_BTV, tokens_BT), is_target_BT)
+
+
+def total(nats_BT: jax.Array, is_target_BT: jax.Array) -> Totals:
+    """Sums over the target tokens."""
     return Totals(jnp.sum(jnp.where(is_target_BT, nats_BT, 0), axis=1), jnp.sum(is_target_BT, axis=1))
 
 
@@ -59,4 +75,4 @@ def divergence(student_BTV: jax.Array, teacher_BTV: jax.Array, is_target_BT: jax
     """KL(teacher || student) at the positions that predict target tokens, in nats."""
     teacher_BTV, student_BTV = jax.nn.log_softmax(teacher_BTV), jax.nn.log_softmax(student_BTV)
     kl_BT = jnp.sum(jnp.exp(teacher_BTV) * (teacher_BTV - student_BTV), axis=-1)
-    return Totals(jnp.sum(jnp.where(is_target_BT, kl_BT, 0), axis=1), jnp.sum(is_target_BT, axis=1))
+    return total(kl_BT, is_target_BT)

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 
 from pic_jax.config import ObjectiveConfig
 from pic_jax.memory import Memory
+from pic_jax.models.cross_entropy import frozen_nats
 from pic_jax.models.decoder import Params
-from pic_jax.models.inputs import word_memory
-from pic_jax.models.scoring import Totals, divergence, nll, text_logits, token_nats
+from pic_jax.models.inputs import from_tokens, read, word_memory
+from pic_jax.models.scoring import Totals, divergence, text_hidden, text_logits, total
 from pic_jax.run import Run
 
 
@@ -43,9 +44,10 @@ def objective_totals(run: Run, trainable: dict[str, Any], base: Params, batch: d
     for name in weights.names:
         tokens_BT, is_target_BT = batch[name]['tokens'], batch[name]['is_target']
         special_D = trainable['special'][name]
-        logits_BTV = text_logits(run.decoder, base, memory, special_D, run.prefix, tokens_BT)
-        totals[name] = nll(logits_BTV, tokens_BT, is_target_BT)
+        hidden_BTD = text_hidden(run.decoder, base, memory, special_D, run.prefix, tokens_BT)
+        totals[name] = total(frozen_nats(run.decoder, base, hidden_BTD, tokens_BT), is_target_BT)
         if weights.distill and name != 'ae':
+            logits_BTV = run.decoder.apply({'params': base}, hidden_BTD, method='logits')
             words = word_memory(run.decoder, base, batch['context'], batch['context_length'])
             teacher_BTV = text_logits(run.decoder, base, words, None, run.prefix, tokens_BT)
             divergences.append(divergence(logits_BTV, teacher_BTV, is_target_BT))
@@ -69,8 +71,9 @@ def words_totals(run: Run, base: Params, memory: Memory, context_BS: jax.Array, 
     S, K = context_BS.shape[1], memory.valid.shape[1]
     words_BSD = run.decoder.apply({'params': base}, context_BS, method='embed').astype(jnp.float32)
     before_BS = jnp.concatenate([jnp.full_like(context_BS[:, :1], run.prefix[-1]), context_BS[:, :-1]], axis=1)
-    logits_BSV = run.decoder.apply({'params': base}, before_BS, method='forward')
-    information_BS = token_nats(logits_BSV, context_BS) * (jnp.arange(S)[None] < lengths_B[:, None])
+    before = from_tokens(run.decoder, base, before_BS, lengths_B)
+    hidden_BSD, _, _ = read(run.decoder, base, before)
+    information_BS = frozen_nats(run.decoder, base, hidden_BSD, context_BS) * before.valid
     own_1KS = (jnp.arange(S)[None] // run.config.compressor.ratio == jnp.arange(K)[:, None])[None]
     weights_BKS = information_BS[:, None] * own_1KS
     weights_BKS /= jnp.linalg.norm(weights_BKS, axis=-1, keepdims=True) + 1e-6

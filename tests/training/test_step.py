@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from pic_jax.config import ObjectiveConfig, OptimizerConfig, TrainConfig
+from pic_jax.models import cross_entropy
 from pic_jax.models.decoder import Decoder
 from pic_jax.training.objectives import Loss, compressor_loss, objective_totals
 from pic_jax.training.step import accumulate, init_state, make_train_step
@@ -64,7 +66,7 @@ def base_matrices(run) -> set[tuple[int, ...]]:
     return shapes
 
 
-@pytest.mark.parametrize('remat', [False, True])
+@pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
 def test_no_gradient_of_the_base_is_computed(make_run, batch, remat):
     run = make_run(remat=remat)
     loss, wanted = compressor_loss(run), base_matrices(run)
@@ -79,6 +81,28 @@ def test_no_gradient_of_the_base_is_computed(make_run, batch, remat):
     assert not products(loss, trainable, run.base) & wanted
     unfrozen = Loss(loss.weights, lambda both, _, part: loss.totals(both['new'], both['base'], part), loss.counts)
     assert products(unfrozen, {'new': trainable, 'base': run.base}, None) >= wanted  # the walk does see them
+
+
+def test_no_array_of_all_logits_is_made(tiny_config, random_params, bare_run, ragged_batch, monkeypatch):
+    monkeypatch.setattr(cross_entropy, 'MOST', 26)
+    cross_entropy.words_at_a_time.cache_clear()
+    config = tiny_config(**DISTINCT | dict(vocab_size=104))
+    base, options = random_params(Decoder(config)), dict(method='pic', ratio=2, chunk_size=4, context_length=8)
+    batch = ragged_batch(104, 8, [8, 4, 2, 1], TARGETS)
+
+    def logits(objective):
+        """Shapes of three dimensions or more that end in the vocabulary's, in a program of one step."""
+        run = bare_run(config, base, options, objective, prefix=(0, 3))
+        step = make_train_step(compressor_loss(run), OPTIMIZER, TrainConfig(steps=3, batch_size=4, microbatches=2))
+        text = step.lower(init_state(run.init_trainable(), OPTIMIZER, 3), base, batch).as_text()
+        # The matrix itself is [D, ways, V].
+        return {found for found in re.findall(r'tensor<((?:\d+x){3,})f32>', text) if found.endswith('x104x')} - {
+            '40x1x104x'
+        }
+
+    assert logits(dict(ae=1.0, lm=1.0, ft=1.0)) == set()
+    assert logits(dict(lm=1.0, distill=1.0))  # the divergence of two whole distributions: the walk does see them
+    cross_entropy.words_at_a_time.cache_clear()
 
 
 @pytest.fixture(scope='module')
