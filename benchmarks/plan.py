@@ -24,6 +24,12 @@ SEED = 0
 # `code`: the exit code that the row must have.
 ROWS = {
     'llama2_7b_v5e_16': dict(config='llama2_7b_pic_16x.py', topology='v5e:4x4', words=[], code=0),
+    **{
+        f'llama2_7b_v5e_16_{backend}': dict(
+            config='llama2_7b_pic_16x.py', topology='v5e:4x4', words=[f'attention={backend}'], programs='train', code=0
+        )
+        for backend in ('dense', 'structured', 'splash')
+    },
     'llama2_7b_v5p_64_chips': dict(
         config='llama2_7b_pic_16x.py', topology='v5p:4x4x4', words=['mesh.fsdp=64', 'train.microbatches=1'], code=0
     ),
