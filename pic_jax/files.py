@@ -1,4 +1,4 @@
-"""Reading and writing small text files safely."""
+"""Reading small text files, and writing files and folders so that they appear when they are whole."""
 
 import contextlib
 import json
@@ -9,20 +9,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from pic_jax.errors import PicJaxError
+
+_FAILURES = (OSError, SafetensorError)  # a full disk is the latter where safetensors writes the file
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A file that holds one JSON object.
 
     Raises:
-      PicJaxError: the file is missing, not JSON, or not an object.
+      PicJaxError: the file is missing or cannot be read, is not JSON, or not an object.
     """
-    if not path.is_file():
-        raise PicJaxError(f'{path}: no such file')
     try:
+        if not path.is_file():
+            raise PicJaxError(f'{path}: no such file')
         values = json.loads(path.read_text('utf-8'))
-    except ValueError as error:
+    except OSError as error:
+        raise PicJaxError(f'{path}: cannot be read: {error.strerror}') from error
+    except (ValueError, RecursionError) as error:
         raise PicJaxError(f'{path}: not valid JSON ({error})') from error
     if not isinstance(values, dict):
         raise PicJaxError(f'{path}: expected a JSON object')
@@ -46,8 +52,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise PicJaxError(f'{path}: cannot be written: {error.strerror}') from error
+    except _FAILURES as error:
+        raise PicJaxError(f'{path}: cannot be written: {_reason(error)}') from error
 
 
 @contextlib.contextmanager
@@ -64,8 +70,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
             part.mkdir()
             yield part
             part.rename(folder)
-    except OSError as error:
-        raise PicJaxError(f'{folder}: cannot be written ({error.strerror})') from error
+    except PicJaxError as error:  # of a file in the folder: named as it would have been in the end
+        raise type(error)(str(error).replace(str(part), str(folder))) from error
+    except _FAILURES as error:
+        raise PicJaxError(f'{folder}: cannot be written ({_reason(error)})') from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, 'strerror', None) or str(error)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,7 +1,7 @@
 """Orbax checkpoints of the trained state; of the frozen base only its identity is kept."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from pic_jax.errors import PicJaxError
 from pic_jax.run import Run
-from pic_jax.training import weights
+from pic_jax.training import orbax_noise, weights
+from pic_jax.training.checksums import find_damage, write_checksums
 from pic_jax.training.identity import identity
 from pic_jax.training.sharding import abstract
 from pic_jax.training.step import init_state
@@ -50,20 +51,29 @@ class KeepBest(PreservationPolicy):
 
 
 class Checkpoints:
-    """The `checkpoints/` folder of a workdir. Saves are asynchronous and atomic; all processes take part."""
+    """The `checkpoints/` folder of a workdir. Saves are asynchronous and atomic; all processes take part.
 
-    def __init__(self, folder: Path, keep: int, base: str = ''):
+    Every one has checksums (training/checksums.py).
+    """
+
+    def __init__(self, folder: Path, keep: int, base: str = '', saves: bool = True):
         """Opens or creates the folder; the newest `keep` checkpoints and the best one are preserved.
 
         Args:
           base: identity of the frozen parameters (`identity`) that the states belong to.
+          saves: what a killed save left behind is deleted. False for readers: it may be a save that is still going on.
 
         Raises:
           PicJaxError: the folder cannot be made.
         """
+        orbax_noise.silence()
         self.folder, self._base, self._best = folder, base, KeepBest()
+        self._saving = 0  # the step that was last given to Orbax, which may still be writing it
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy([LatestN(keep), self._best]), enable_async_checkpointing=True
+            preservation_policy=AnyPreservationPolicy([LatestN(keep), self._best]),
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._complete),
+            cleanup_tmp_directories=saves,
         )
         try:
             self._manager = ocp.CheckpointManager(
@@ -84,31 +94,49 @@ class Checkpoints:
         """The step of a saved checkpoint: that number, the newest (`latest`) or the one that is best by its score.
 
         Raises:
-          PicJaxError: there is none, or not this one.
+          PicJaxError: there is none, or not this one, or it is damaged.
         """
         saved = self._manager.all_steps()
         if not saved:
             raise PicJaxError(f'{self.folder.parent} has no checkpoint yet: train first')
         scores = {each: self._best.scores[each] for each in saved if each in self._best.scores}
         if step == BEST and scores:
+            self._check_whole(*saved)  # a damaged score could hide the best
             return max(scores, key=scores.get)
-        if step == LATEST:
-            return max(saved)
-        if step not in saved:
+        if step != LATEST and step not in saved:
             names = [*map(str, sorted(saved)), LATEST, *([BEST] if scores else [])]
             raise PicJaxError(f'step={step} is not valid: {self.folder} has {", ".join(names)}')
-        return step
+        found = max(saved) if step == LATEST else step
+        self._check_whole(found)
+        return found
+
+    def _check_whole(self, *steps: int) -> None:
+        for step in steps:
+            if damage := find_damage(self.folder / str(step)):
+                others = ', '.join(str(each) for each in sorted(self._manager.all_steps()) if each != step) or 'none'
+                raise PicJaxError(f'checkpoint {step} is damaged: {damage.text} (other steps: {others})')
 
     def save(self, step: int, state: Any, score: float | None = None) -> None:
         """Starts saving; the state may be donated to the next step at once.
 
         Args:
           score: how good it is, higher is better; None where it was not measured.
+
+        Raises:
+          PicJaxError: it cannot be written, or the save before, which ended in the background, could not be.
         """
+        self.wait()
+        self._saving = step
         metadata = {'base': self._base}
         if score is not None:
             self._best.scores[step] = metadata['score'] = score
-        self._manager.save(step, args=ocp.args.StandardSave(state), custom_metadata=metadata)
+        with self._explained(step, 'saved'):
+            self._manager.save(step, args=ocp.args.StandardSave(state), custom_metadata=metadata)
+
+    def _complete(self) -> None:
+        """Called by Orbax in the main process when all files are written, before it gives their folder its name."""
+        name = str(self._saving)
+        write_checksums(next(self.folder.glob(f'{name}.orbax-checkpoint-tmp*'), self.folder / name))
 
     def restore(self, step: int, like: Any) -> Any:
         """The saved state.
@@ -122,16 +150,22 @@ class Checkpoints:
             or the files are unreadable.
         """
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        try:
+        with self._explained(step, 'restored'):
             saved = self._manager.item_metadata(step)
             self._check(step, described(saved), described(wanted))
             self._check_base(step, self._metadata(step).get('base', ''))
             return self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+
+    @contextlib.contextmanager
+    def _explained(self, step: int, done: str) -> Iterator[None]:
+        """Orbax and tensorstore raise many kinds for damaged files and full disks: one line says what failed."""
+        try:
+            yield
         except PicJaxError:
             raise
-        except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files
+        except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise PicJaxError(f'{self.folder}/{step}: cannot be restored ({reason})') from error
+            raise PicJaxError(f'{self.folder}/{step}: cannot be {done} ({reason})') from error
 
     def _metadata(self, step: int) -> dict[str, Any]:
         return self._manager.metadata(step).custom_metadata or {}
@@ -156,9 +190,23 @@ class Checkpoints:
             more = f' and {len(differences) - MAX_LISTED} more' if len(differences) > MAX_LISTED else ''
             raise PicJaxError(f'{self.folder}/{step} does not fit this run: {listed}{more}')
 
+    def wait(self) -> None:
+        """Until the last save is complete.
+
+        Raises:
+          PicJaxError: it failed.
+        """
+        with self._explained(self._saving, 'saved'):
+            self._manager.wait_until_finished()
+
     def close(self) -> None:
-        """Waits and releases the folder."""
-        self._manager.close()
+        """Waits and releases the folder.
+
+        Raises:
+          PicJaxError: the last save failed.
+        """
+        with self._explained(self._saving, 'saved'):
+            self._manager.close()
 
 
 def described(tree: Any) -> dict[str, str]:
@@ -199,7 +247,7 @@ def restore_trainable(run: Run, workdir: Path, step: int | str = LATEST) -> Trai
       step: of the checkpoint; `latest`; or `best`, by the run's `train.best_metric`.
 
     Raises:
-      PicJaxError: there is no such checkpoint, or it does not fit.
+      PicJaxError: there is no such checkpoint, it is damaged, or it does not fit.
     """
     if (workdir / weights.NAME).is_file():
         if step != LATEST:
@@ -209,8 +257,8 @@ def restore_trainable(run: Run, workdir: Path, step: int | str = LATEST) -> Trai
         return Trained(weights.read_weights(workdir, jax.eval_shape(run.init_trainable)), None)
     if not (workdir / 'checkpoints').is_dir():
         raise PicJaxError(f'{workdir} has no checkpoint yet: train first')
-    train = run.config.train
-    checkpoints = Checkpoints(workdir / 'checkpoints', train.keep_checkpoints, identity(run.base, run.decoder.config))
+    train, base = run.config.train, identity(run.base, run.decoder.config)
+    checkpoints = Checkpoints(workdir / 'checkpoints', train.keep_checkpoints, base, saves=False)
     try:
         found = checkpoints.find(step)
         state = jax.eval_shape(lambda: init_state(run.init_trainable(), run.config.optimizer, train.steps))

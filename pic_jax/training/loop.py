@@ -28,6 +28,7 @@ from pic_jax.training.interruption import Preemption, Watchdog
 from pic_jax.training.objectives import Loss, compressor_loss
 from pic_jax.training.profiler import Profiler, clipped
 from pic_jax.training.ratios import drawn_ratios, nested_losses
+from pic_jax.training.recovery import set_damaged_aside
 from pic_jax.training.sharding import born_sharded, check_mesh, place_batch, rows_of_process
 from pic_jax.training.start import initial_trainable
 from pic_jax.training.step import TrainState, init_state, make_train_step
@@ -150,7 +151,8 @@ def fit(job: Job, workdir: Path, watch: Watch = UNWATCHED) -> Any:
 
     Raises:
       ConfigError: the workdir holds another run, or a setting does not fit.
-      PicJaxError: a checkpoint does not fit, or more losses than are allowed are not finite.
+      PicJaxError: a checkpoint does not fit, all are damaged, a file cannot be written, or more losses than are allowed
+        are not finite.
       RunInterruptedError: the machine is being taken away; a checkpoint has been saved.
     """
     config: TrainConfig = job.config.train
@@ -166,6 +168,7 @@ def fit(job: Job, workdir: Path, watch: Watch = UNWATCHED) -> Any:
         preemption, watchdog = Preemption(), Watchdog(config.stall_timeout_s)
         kept.callback(preemption.close)
         kept.callback(watchdog.close)
+        damaged = set_damaged_aside(workdir / 'checkpoints')
         checkpoints = Checkpoints(workdir / 'checkpoints', config.keep_checkpoints, job.base)
         kept.callback(checkpoints.close)
         start = checkpoints.latest_step or 0
@@ -184,7 +187,7 @@ def fit(job: Job, workdir: Path, watch: Watch = UNWATCHED) -> Any:
             sent.callback(end_quietly, tracker.close, progress)
         with jax.set_mesh(job.mesh):
             state = initial_state(job)
-            for line in [f'changed: {change}' for change in changes] + job.summary(state.trainable):
+            for line in damaged + [f'changed: {change}' for change in changes] + job.summary(state.trainable):
                 progress.note(line)
             if start:
                 state = checkpoints.restore(start, state)

@@ -53,20 +53,28 @@ class MetricsFile:
             write_text(path, ''.join(line + '\n' for line, _ in kept))
 
     def write(self, record: Record) -> None:
-        """Appends one record and waits until it is on disk."""
-        with self.path.open('a') as file:
-            file.write(json.dumps(record, allow_nan=False) + '\n')
-            file.flush()
-            os.fsync(file.fileno())
+        """Appends one record and waits until it is on disk.
+
+        Raises:
+          PicJaxError: it cannot be written; a part of the line may be left, which the next start drops.
+        """
+        line = json.dumps(record, allow_nan=False) + '\n'
+        try:
+            with self.path.open('a') as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise PicJaxError(f'{self.path}: cannot be written: {error.strerror}') from error
 
 
 def _records(path: Path) -> list[tuple[str, Record]]:
-    lines = path.read_text().splitlines()
+    lines = path.read_bytes().splitlines()
     found = []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            found.append((line, record | {'step': int(record['step'])}))
+            found.append((line.decode(), record | {'step': int(record['step'])}))
         except (ValueError, KeyError, TypeError) as error:
             if number < len(lines):
                 raise PicJaxError(f'{path}:{number}: not a metrics record ({error})') from error

@@ -1,0 +1,154 @@
+"""Trainings that are killed, and checkpoints that a disk has damaged: what a resume makes of them.
+
+`killed`: one run after the other is killed KILLS_PER_RUN times at random moments (benchmarks/killed_runs.py) and then
+left to its end; every row is a kill. Losses have to be those of an undisturbed run, bit for bit. A kill that came after
+the end (`in_time` false) does not count.
+`disk`: every file of a checkpoint is damaged in every way of benchmarks/damage.py; every row is one damage.
+
+    python benchmarks/faults.py [--minutes=45]     runs what is missing; exit code 1 where a row has a problem
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import damage
+import killed_runs as runs
+from provenance import provenance
+
+from pic_jax.files import read_json, write_text
+
+RESULTS = Path(__file__).with_name('results') / 'faults'
+SEED = 0
+# (signal, processes): how many kills.
+KILLS = {('SIGKILL', 1): 20, ('SIGTERM', 1): 10, ('SIGKILL', 2): 20, ('SIGTERM', 2): 10}
+KILLS_PER_RUN = 4
+PROCESSES = (1, 2)
+
+
+def killed(folder: Path, deadline: float) -> list[dict[str, Any]]:
+    """The rows of killed.json, with those that are missing as far as time goes."""
+    rows, whole = stored('killed'), {}
+    while time.monotonic() < deadline and (missing := next_kills(rows)):
+        processes = missing[0][1]
+        if processes not in whole:
+            whole[processes] = undisturbed(folder / f'whole_{processes}', processes)
+        rows += killed_run(folder / 'run', missing, whole[processes])
+        store('killed', rows)
+    return rows
+
+
+def next_kills(rows: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """(signal, processes, seed) of the kills of the next run, of the kind of which the largest share is missing."""
+    tried = {kind: [row for row in rows if (row['signal'], row['processes']) == kind] for kind in KILLS}
+    left = {kind: count - sum(row['in_time'] for row in tried[kind]) for kind, count in KILLS.items()}
+    kind = max(KILLS, key=lambda kind: left[kind] / KILLS[kind])
+    first = len(tried[kind])
+    return [(*kind, seed) for seed in range(first, first + min(left[kind], KILLS_PER_RUN))]
+
+
+def undisturbed(workdir: Path, processes: int) -> list[dict[str, Any]]:
+    """The records of a run that nobody kills."""
+    codes = runs.ended(runs.start(workdir, processes))
+    if any(codes):
+        raise SystemExit(f'an undisturbed run failed: {runs.log(workdir).read_text()[-2000:]}')
+    return runs.records(workdir)
+
+
+def killed_run(workdir: Path, kills: list[tuple[str, int, int]], whole: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of one run: its kills, each judged by what it left and by what the next start made of that."""
+    rows, processes = [], kills[0][1]
+    runs.remove(workdir)
+    commit = provenance(SEED)['commit']
+    for name, _, seed in kills:
+        moment = runs.draw(seed, name, processes)
+        codes, in_save = runs.kill(runs.start(workdir, processes), workdir, moment)
+        judge_resume(rows, workdir)
+        rows.append({
+            'signal': name, 'processes': processes, 'seed': seed, **dataclasses.asdict(moment), 'exit_codes': codes,
+            'in_time': any(codes), 'in_save': in_save, 'saved_step': runs.saved_step(workdir),
+            'records': len(runs.records(workdir)), 'problem': runs.problem(workdir, whole), 'commit': commit,
+        })  # fmt: skip
+    codes = runs.ended(runs.start(workdir, processes))
+    judge_resume(rows, workdir)
+    last = runs.problem(workdir, whole)
+    if any(codes) or last or len(runs.records(workdir)) != len(whole) or runs.unfinished(workdir):
+        rows[-1]['problem'] = f'the end: exit codes {codes}, {len(runs.records(workdir))} records; {last}'
+    for row in rows:
+        print(json.dumps(row), flush=True)
+    return rows
+
+
+def judge_resume(rows: list[dict[str, Any]], workdir: Path) -> None:
+    """Adds to the last kill whether the start after it went on from the newest checkpoint, as far as that got."""
+    if rows:
+        row = rows[-1]
+        row['resumed_from'] = runs.resumed_from(workdir)
+        if row['resumed_from'] not in (None, row['saved_step']):
+            row['problem'] = f'resumed from step {row["resumed_from"]}, expected {row["saved_step"]}'
+
+
+def disk(folder: Path, deadline: float) -> list[dict[str, Any]]:
+    """The rows of disk.json, with those that are missing as far as time goes."""
+    rows = stored('disk')
+    for processes in PROCESSES:
+        if any(row['processes'] == processes for row in rows) or time.monotonic() > deadline:
+            continue
+        workdir = folder / f'whole_{processes}'
+        if not workdir.exists():
+            undisturbed(workdir, processes)
+        commit = provenance(SEED)['commit']
+        made = damage.damage_every_file(workdir, folder / 'damaged', SEED)
+        rows += [{'processes': processes, **row, 'commit': commit} for row in made]
+        store('disk', rows)
+    return rows
+
+
+def stored(name: str) -> list[dict[str, Any]]:
+    """The rows there are."""
+    path = RESULTS / f'{name}.json'
+    return read_json(path)['rows'] if path.exists() else []
+
+
+def store(name: str, rows: list[dict[str, Any]]) -> None:
+    """Keeps the rows."""
+    write_text(RESULTS / f'{name}.json', json.dumps({**provenance(SEED), 'rows': rows}, indent=1) + '\n')
+
+
+def tables(kills: list[dict[str, Any]], damages: list[dict[str, Any]]) -> str:
+    """What the rows come to."""
+    text = ['| signal | processes | kills | in a save | problems |', '|---|---|---|---|---|']
+    for (name, processes), wanted in KILLS.items():
+        rows = [row for row in kills if (row['signal'], row['processes']) == (name, processes) and row['in_time']]
+        numbers = sum(row['in_save'] for row in rows), sum(bool(row['problem']) for row in rows)
+        text.append(f'| {name} | {processes} | {len(rows)} of {wanted} | {numbers[0]} | {numbers[1]} |')
+    text += ['', '| damage | rows | outcomes |', '|---|---|---|']
+    for kind in dict.fromkeys(row['damage'] for row in damages):
+        outcomes = Counter(row['outcome'] for row in damages if row['damage'] == kind)
+        said = ', '.join(f'{count} {outcome}' for outcome, count in outcomes.items())
+        text.append(f'| {kind} | {outcomes.total()} | {said} |')
+    return '\n'.join(text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--minutes', type=float, default=45, help='start nothing new after that')
+    deadline = time.monotonic() + 60 * parser.parse_args().minutes
+    os.environ.pop('PYTHONDONTWRITEBYTECODE', None)  # a start costs a third more without compiled modules
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ['PYTHONPYCACHEPREFIX'] = f'{temporary}/modules'
+        damages, kills = disk(Path(temporary), deadline), killed(Path(temporary), deadline)
+    print(tables(kills, damages))
+    wrong = [row for row in kills if row['problem']] + [row for row in damages if row['outcome'] == damage.WRONG]
+    return int(bool(wrong))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

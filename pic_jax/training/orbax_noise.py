@@ -1,0 +1,22 @@
+"""Keeps what Orbax prints of a failed save off the terminal: the failure itself is raised, and becomes one line."""
+
+import functools
+import logging
+import sys
+
+
+@functools.cache
+def silence() -> None:
+    """From now on in this process; everything else is printed as before.
+
+    Orbax logs the traceback of a failure in every thread that meets it. Writes of the same save that end later find
+    the event loop closed that waited for them, which Python prints as an exception that nobody can catch.
+    """
+    logging.getLogger('absl').addFilter(lambda record: not (record.exc_info and 'orbax' in record.pathname))
+    before = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if str(unraisable.exc_value) != 'Event loop is closed':
+            before(unraisable)
+
+    sys.unraisablehook = hook

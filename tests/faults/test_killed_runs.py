@@ -1,0 +1,68 @@
+"""Runs that are killed at a moment of one's choice; benchmarks/faults.py does the same at many random ones."""
+
+import json
+
+import faults
+import killed_runs as runs
+import pytest
+from killed_runs import Moment
+
+SHORT = ('--config.train.steps=24', '--config.train.eval_every=12')
+
+
+@pytest.fixture(scope='module')
+def environment(tmp_path_factory):
+    """Starts share what they compile: a test has five."""
+    return {'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('compiled'))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('processes', [1, 2])
+def test_kills_change_nothing(tmp_path, environment, processes):
+    """SIGKILL in a save and between two records, SIGTERM to the last process: all in one run."""
+    whole = tmp_path / 'whole'
+    assert runs.ended(runs.start(whole, processes, SHORT, **environment)) == [0] * processes
+    records = runs.records(whole)
+    assert [record['step'] for record in records if record['split'] == 'train'] == list(range(1, 25))
+
+    everybody, workdir = tuple(range(processes)), tmp_path / 'killed'
+    resumed = []
+    for moment in (
+        Moment('SIGKILL', 'save', 2, 0.02, everybody, 0.0),
+        Moment('SIGKILL', 'record', 5, 0.0, everybody, 0.05),
+        Moment('SIGTERM', 'record', 2, 0.0, everybody[-1:], 0.0),
+    ):
+        codes, _ = runs.kill(runs.start(workdir, processes, SHORT, **environment), workdir, moment)
+        assert codes == [75 if moment.signal == 'SIGTERM' else -9] * processes, runs.log(workdir).read_text()[-2000:]
+        assert runs.problem(workdir, records) is None
+        resumed.append((runs.resumed_from(workdir), runs.saved_step(workdir)))
+    assert runs.ended(runs.start(workdir, processes, SHORT, **environment)) == [0] * processes
+    resumed.append((runs.resumed_from(workdir), runs.saved_step(workdir)))
+    assert [step for step, _ in resumed] == [0, *[saved for _, saved in resumed[:-1]]]
+    assert runs.records(workdir) == records
+    assert runs.unfinished(workdir) == []
+
+
+def test_what_counts_as_a_problem(tmp_path):
+    """The judge of the soak sees a record that is lost, doubled or different."""
+    whole = [{'step': step, 'split': 'train', 'loss': 1 / step} for step in range(1, 9)]
+    (tmp_path / 'checkpoints' / '4').mkdir(parents=True)
+
+    def judged(records, tail=''):
+        text = ''.join(json.dumps(record | {'elapsed_s': 0.5}) + '\n' for record in records)
+        (tmp_path / 'metrics.jsonl').write_text(text + tail)
+        return runs.problem(tmp_path, whole)
+
+    assert judged(whole[:4]) is judged(whole[:6], '{"step": 7, "lo') is judged(whole) is None
+    assert '3 records for a checkpoint of step 4, expected at least 4' in judged(whole[:3])
+    assert 'record 4 is' in judged([*whole[:3], whole[2], whole[3]])
+    assert 'record 2 is' in judged([whole[0], whole[1] | {'loss': 0.5000000001}, *whole[2:]])
+    assert 'expected no more' in judged([*whole, whole[-1]])
+
+
+def test_moments_depend_on_the_seed_alone_and_fall_into_saves_often():
+    drawn = [runs.draw(seed, name, processes) for name, processes in faults.KILLS for seed in range(20)]
+    assert drawn == [runs.draw(seed, name, processes) for name, processes in faults.KILLS for seed in range(20)]
+    assert len(set(drawn)) == len(drawn)
+    assert sum(moment.event == 'save' for moment in drawn) >= len(drawn) / 3
+    assert {moment.targets for moment in drawn} == {(0,), (1,), (0, 1), (1, 0)}
