@@ -54,7 +54,7 @@ class TrainedCompressor:
           ratio: one of those that the compressor serves (`compressor.ratios`); its finest by default.
 
         Raises:
-          PicJaxError: a context is empty.
+          PicJaxError: a context is empty, or a token is not in the model's vocabulary.
           ConfigError: a context is too long for the compressor, or the ratio is not served.
         """
         if ratio is not None and ratio != self.run.config.compressor.ratio:
@@ -66,6 +66,10 @@ class TrainedCompressor:
             tokens_BS, lengths_B = pad([encode(self.run.tokenizer, text) for text in contexts])
         if len(lengths_B) == 0 or lengths_B.min() < 1:
             raise PicJaxError('a context is empty: expected at least one token')
+        if lengths_B.max() > tokens_BS.shape[1]:
+            raise PicJaxError(f'lengths hold {lengths_B.max()}: expected at most {tokens_BS.shape[1]}, as tokens has')
+        valid_BS = np.arange(tokens_BS.shape[1]) < lengths_B[:, None]
+        check_ids(tokens_BS[valid_BS], self.run.decoder.config.vocab_size)
         tokens_BS = np.pad(tokens_BS, ((0, 0), (0, self._bucket(tokens_BS.shape[1]) - tokens_BS.shape[1])))
         return _compress(
             self.run.compressor, self.run.base, self.trainable, jnp.asarray(tokens_BS), jnp.asarray(lengths_B)
@@ -120,6 +124,7 @@ class TrainedCompressor:
         if self.special_name == 'ft':
             prompts = [run.template.question(prompt) for prompt in prompts]
         text_BT, lengths_B = pad([encode(run.tokenizer, prompt) for prompt in prompts], multiple=PROMPT_MULTIPLE)
+        check_ids(text_BT, run.decoder.config.vocab_size)
         needed = len(run.prefix) + int(memory.text_start.max()) + 1 + int(lengths_B.max()) + max_new_tokens
         if needed > run.decoder.config.max_position_embeddings:
             raise ConfigError(
@@ -233,6 +238,15 @@ def pad(rows: Sequence[np.ndarray], multiple: int = 1) -> tuple[np.ndarray, np.n
     for row, ids in zip(tokens_BS, rows, strict=True):
         row[: len(ids)] = ids
     return tokens_BS, lengths_B
+
+
+def check_ids(tokens: np.ndarray, vocab_size: int) -> None:
+    """Raises PicJaxError for an id beyond the vocabulary, whose embedding jax would make up."""
+    beyond = tokens[(tokens < 0) | (tokens >= vocab_size)]
+    if len(beyond):
+        raise PicJaxError(
+            f'token id {beyond[0]} is not valid: expected 0 to {vocab_size - 1}; the tokenizer is not of this model'
+        )
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -23,7 +23,9 @@ def chunks_of(config: CompressorConfig, num_tokens: int) -> list[int]:
 
 def slots_in(config: CompressorConfig, num_tokens: int) -> int:
     """k of one window of `num_tokens` >= 1: the sum over chunks of ceil(tokens / ratio)."""
-    return _slots(chunk_lengths(num_tokens, config.chunk_size, None, 'fixed'), config.ratio)
+    chunk = min(config.chunk_size or num_tokens, num_tokens)
+    whole, rest = divmod(num_tokens, chunk)  # no list: num_tokens may be any number that a file says
+    return whole * -(-chunk // config.ratio) + -(-rest // config.ratio)
 
 
 def memory_slots(config: CompressorConfig, num_tokens: int) -> int:

@@ -1,6 +1,7 @@
 """`pic-jax ask`: the frozen model answers from a stored context."""
 
 import argparse
+import math
 
 from pic_jax.cli import settings
 
@@ -32,6 +33,10 @@ def run(args: argparse.Namespace) -> int:
     stored = settings.read_row(args)
     if args.max_new_tokens < 1:
         raise ConfigError(f'--max_new_tokens={args.max_new_tokens} is not valid: expected a positive number')
+    if not math.isfinite(args.temperature):
+        raise ConfigError(f'--temperature={args.temperature} is not valid: expected a finite number of at least 0')
+    if not 0 <= args.seed < 2**32:
+        raise ConfigError(f'--seed={args.seed} is not valid: expected 0 to {2**32 - 1}')
 
     from pic_jax.models.generation import Sampling
 

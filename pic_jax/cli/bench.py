@@ -11,7 +11,7 @@ EXAMPLE = """examples:
   pic-jax bench compression_time --json
 """
 FOLDER = Path(__file__).parents[2] / 'benchmarks'
-NAMES = ('attention_memory', 'backends', 'compression_time', 'flops', 'scaling', 'train_step')
+NAMES = ('attention_memory', 'backends', 'compression_time', 'flops', 'remat', 'scaling', 'train_step')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

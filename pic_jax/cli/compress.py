@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f'--out={out} exists: expected a new file name, or --overwrite')
     if not out.parent.is_dir():
         raise ConfigError(f'--out={out}: the folder {out.parent} does not exist')
+    if args.ratio is not None and args.ratio < 1:
+        raise ConfigError(f'--ratio={args.ratio} is not valid: expected a positive number')
     named = [pair for file in args.files for pair in read_contexts(file)]
 
     from pic_jax.interop import context_files, contexts

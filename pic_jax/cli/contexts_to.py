@@ -54,6 +54,8 @@ def run(args: argparse.Namespace, out: Path) -> None:
     from pic_jax.run import named_folder
 
     stored = settings.read_row(args)
+    if args.max_new_tokens < 1:
+        raise ConfigError(f'--max_new_tokens={args.max_new_tokens} is not valid: expected a positive number')
     if args.question and args.engine in ('peft', 'llama.cpp'):
         raise ConfigError(f'--question is not valid for {args.engine}: it takes the question as tokens')
     base = named_folder(args.base)

@@ -1,6 +1,7 @@
 """`pic-jax convert`: frozen models between Hugging Face and Orbax, and other projects' compressors into this one's."""
 
 import argparse
+import math
 from pathlib import Path
 
 HELP = "a model's weights to Orbax and back to Hugging Face; or a compressor that other code trained to one of ours"
@@ -44,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     ratio = 4 if args.ratio is None else args.ratio
     alpha = 32.0 if args.lora_alpha is None else args.lora_alpha
     dtype = 'bfloat16' if args.dtype is None else args.dtype
+    if not 0 < alpha < math.inf:
+        raise ConfigError(f'--lora_alpha={alpha} is not valid: expected a finite positive number')
     if args.icae:
         write_weights(out, *foreign.read_icae(Path(args.icae), args.base, ratio, alpha, dtype), 'float32')
     elif args.icformer:

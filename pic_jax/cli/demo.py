@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
     started, workdir = time.perf_counter(), Path(args.workdir)
     folders = {method: workdir / method for method in OVERRIDES}
+    workdir.mkdir(parents=True, exist_ok=True)  # fails before the work rather than behind it
     say(f'fine-tuning {" and ".join(METHODS)} on questions, then asking them and the controls about held-out documents')
     rows, answers = [], {}
     for made, given in each(train_and_score, [(method, folders[method]) for method in OVERRIDES]):

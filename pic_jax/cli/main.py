@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pic_jax import compile_cache
 from pic_jax.errors import EXIT_RESTART, ConfigError, PicJaxError, RunInterruptedError
 
+MOST_SHOWN = 4000  # characters of an error
+
 VERBS = (
     'demo',
     'pretrain',
@@ -61,12 +63,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f'unknown argument {unknown[0]} (pic-jax {args.verb} --help lists what is valid)')
         return args.run(args)
     except PicJaxError as error:
-        print(f'pic-jax: error: {error}', file=sys.stderr)
+        _report(str(error))
         codes = {ConfigError: 2, RunInterruptedError: EXIT_RESTART}
         return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
+    except OSError as error:  # where no reader expects it: a name that is too long, a pipe that is closed
+        _report(f'{error.filename}: {error.strerror}' if error.filename else str(error))
+        return 1
+    except RecursionError:
+        _report('a file is not valid: nested too deeply')
+        return 1
     except KeyboardInterrupt:
         print('pic-jax: interrupted', file=sys.stderr)
         return 1
+
+
+def _report(message: str) -> None:
+    """One line, not endless, that cannot steer a terminal: it may hold names that a file says."""
+    shown = message if len(message) <= MOST_SHOWN else message[:MOST_SHOWN] + '...'
+    shown = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+    print(f'pic-jax: error: {shown}', file=sys.stderr)
 
 
 if __name__ == '__main__':

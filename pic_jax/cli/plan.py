@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 
 from pic_jax.cli import settings
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     unknown = [name for name in names if name not in programs.NAMES]
     if unknown:
         raise ConfigError(f'--programs={args.programs} is not valid: expected some of {", ".join(programs.NAMES)}')
-    if args.budget_s <= 0:
+    if not 0 < args.budget_s < math.inf:
         raise ConfigError(f'--budget_s={args.budget_s} is not valid: expected a positive number of seconds')
     shape, slice_ = programs.decoder_shape(config.base), topology.find(args.topology)
     if config.prompt_template != 'plain':

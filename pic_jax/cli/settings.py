@@ -160,5 +160,5 @@ def resolve(values: dict[str, Any], overrides: Sequence[str], kind: type = RunCo
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two: nested too deeply
         return text

@@ -41,12 +41,21 @@ def json_lines(lines: Iterable[str], file: str) -> Iterator[tuple[str, dict[str,
             continue
         source = f'{file}:{number}'
         try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PicJaxError(f'{source}: not valid JSON ({error.msg} at column {error.colno})') from error
+            fields = _parse(line)
+        except ValueError as error:
+            where = f'{error.msg} at column {error.colno}' if isinstance(error, json.JSONDecodeError) else error
+            raise PicJaxError(f'{source}: not valid JSON ({where})') from error
         if not isinstance(fields, dict):
             raise PicJaxError(f'{source}: {line.strip()[:40]} is not a record: expected a JSON object')
         yield source, fields
+
+
+def _parse(text: str) -> Any:
+    """A JSON text; whatever is wrong with it is a ValueError (numbers of thousands of digits are, too)."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError('nested too deeply') from error
 
 
 def with_examples(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -80,7 +89,7 @@ def squad(text: str, file: str) -> Iterator[Record]:
       PicJaxError: the file is not JSON of that shape.
     """
     try:
-        articles = json.loads(text)['data']
+        articles = _parse(text)['data']
         for number, article in enumerate(articles):
             title = article.get('title') or f'article {number}'
             for paragraph in article['paragraphs']:
@@ -95,6 +104,8 @@ def squad(text: str, file: str) -> Iterator[Record]:
                         yield record
     except json.JSONDecodeError as error:
         raise PicJaxError(f'{file}:{error.lineno}: not valid JSON ({error.msg})') from error
+    except ValueError as error:
+        raise PicJaxError(f'{file}: not valid JSON ({error})') from error
     except (KeyError, TypeError, AttributeError) as error:
         raise PicJaxError(
             f'{file}: not SQuAD format ({error}): expected data/paragraphs with context and qas (question, answers)'

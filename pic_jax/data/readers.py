@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pic_jax.data import formats
-from pic_jax.data.records import Record, context_field, from_fields
+from pic_jax.data.records import Record, check_text, context_field, from_fields
 from pic_jax.errors import ConfigError, PicJaxError
 
 if TYPE_CHECKING:
@@ -137,10 +137,13 @@ def read_contexts(file: str) -> list[tuple[str, str]]:
       PicJaxError: the file cannot be read or is empty, or a line has no text (the message has its number).
     """
     if file == '-':
-        text = sys.stdin.read()
+        try:
+            text = sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise PicJaxError(f'standard input: byte {error.start} is not UTF-8 text') from error
         if not text.strip():
             raise PicJaxError('standard input is empty')
-        return [('-', text)]
+        return [('-', check_text(text, 'standard input'))]
     path = expand(file)
     text = read_text(path)
     if path.suffix != '.jsonl':
@@ -150,7 +153,7 @@ def read_contexts(file: str) -> list[tuple[str, str]]:
         value = fields.get('text' if 'text' in fields else context_field(fields))
         if not isinstance(value, str) or not value.strip():
             raise PicJaxError(f'{source}: expected a text or context that is not blank')
-        named.append((source, value))
+        named.append((source, check_text(value, f'{source}: the text')))
     return named
 
 

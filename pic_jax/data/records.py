@@ -81,7 +81,7 @@ def _string(fields: Mapping[str, Any], name: str, source: str) -> str:
     value = fields[name]
     if not isinstance(value, str):
         raise PicJaxError(f'{source}: {name}={str(value)[:40]} is not valid: expected a string')
-    return value
+    return check_text(value, f'{source}: {name}')
 
 
 def _answers(value: Any, where: str) -> tuple[str, ...]:
@@ -90,4 +90,20 @@ def _answers(value: Any, where: str) -> tuple[str, ...]:
     values = [values] if isinstance(values, str) else values
     if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
         raise PicJaxError(f'{where}={str(value)[:40]} is not valid: expected a string or a list of strings')
-    return tuple(dict.fromkeys(item for item in values if item.strip()))
+    return tuple(dict.fromkeys(check_text(item, where) for item in values if item.strip()))
+
+
+def check_text(text: str, where: str) -> str:
+    """The text itself.
+
+    Raises:
+      PicJaxError: it has half of a surrogate pair, as JSON's escapes can say and no tokenizer reads.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PicJaxError(
+            f'{where} is not valid: {text[error.start]!a} at character {error.start} is half of a surrogate pair, '
+            'expected Unicode text'
+        ) from error
+    return text

@@ -14,6 +14,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from pic_jax.data.readers import first_line
 from pic_jax.data.records import Record
 from pic_jax.data.token_shards import FIELDS, FORMAT, FORMAT_VERSION, INDEX, LENGTH_DTYPE, LENGTHS
+from pic_jax.data.tokenise import encode_all
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.files import read_json, replacing, write_text
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 END = 'end.json'
-_TOGETHER = 1000  # documents that a tokenizer gets at once; it may use all cores for them
+_TOGETHER = 1000  # documents that a tokenizer gets at once
+MOST_SHARDS = 10**6  # more files than a folder can use: a damaged number
 _RECORD_OPTIONS = 'group_size:1'  # every record is compressed by itself, so that one can be read alone
 
 
@@ -136,7 +138,7 @@ def _write_shard(
 def _encoded(texts: Iterator[str], tokenizer: 'PreTrainedTokenizerBase') -> Iterator[list[int]]:
     """Ids of every text, without special tokens."""
     while some := list(itertools.islice(texts, _TOGETHER)):
-        yield from tokenizer(some, add_special_tokens=False, verbose=False)['input_ids']
+        yield from encode_all(tokenizer, some)
 
 
 def finish(folder: Path) -> dict[str, Any] | None:
@@ -156,6 +158,8 @@ def finish(folder: Path) -> dict[str, Any] | None:
         path = folder / shard_name(number)
         own = read_json(path.with_suffix('.json'))
         _refuse_differences(path.with_suffix('.json'), own, header)
+        if not _is_whole(own):
+            raise PicJaxError(f'{path.with_suffix(".json")} is damaged: delete it and run pic-jax tokenize again')
         lengths += own['lengths']
         shards.append({'file': path.name} | {key: own[key] for key in ('documents', 'tokens', 'bytes')})
     if len(lengths) != documents:
@@ -198,9 +202,17 @@ def _end_of(folder: Path) -> tuple[dict[str, Any], int, range] | None:
         return None
     header = read_json(path)
     documents, size = header.pop('documents', None), header.get('documents_per_shard')
-    if not isinstance(documents, int) or not isinstance(size, int) or min(documents, size) < 1:
+    whole = all(isinstance(number, int) and number >= 1 for number in (documents, size))
+    if not whole or -(-documents // size) > MOST_SHARDS:
         raise PicJaxError(f'{path} is damaged: delete it and run pic-jax tokenize again')
     return header, documents, range(-(-documents // size))
+
+
+def _is_whole(own: dict[str, Any]) -> bool:
+    """Whether the file beside a shard says how long each of its documents is."""
+    lengths = own.get('lengths')
+    numbers = isinstance(lengths, list) and all(type(n) is int and 0 <= n < 2**32 for n in lengths)
+    return numbers and bool(lengths) and own.get('documents') == len(lengths) and own.get('tokens') == sum(lengths)
 
 
 def shard_name(number: int) -> str:

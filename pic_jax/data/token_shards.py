@@ -160,10 +160,10 @@ class Documents(Sequence[TokenisedRecord]):
         dtype = np.dtype(self._index.dtype).newbyteorder('<')
         if len(data) != dtype.itemsize * self._index.lengths[place]:
             raise PicJaxError(f'{name} has {len(data)} bytes: expected {self._index.lengths[place]} tokens')
-        tokens = np.frombuffer(data, dtype).astype(np.int32)
-        if len(tokens) and tokens.max() >= self._index.vocab_size:
+        tokens = np.frombuffer(data, dtype)
+        if len(tokens) and tokens.max() >= self._index.vocab_size:  # before a large id becomes a negative one
             raise PicJaxError(f'{name} holds token {tokens.max()}: expected ids below {self._index.vocab_size}')
-        return TokenisedRecord(tokens, _NOTHING, _NOTHING, None, (), name)
+        return TokenisedRecord(tokens.astype(np.int32), _NOTHING, _NOTHING, None, (), name)
 
     def __iter__(self) -> Iterator[TokenisedRecord]:
         return (self[index] for index in range(len(self)))
@@ -192,6 +192,12 @@ def prepare(
         raise ConfigError(
             f'data.source={cfg.source} has tokenizer_sha256={index.tokenizer_sha256[:12]}, the target of this run has '
             f'{ours[:12]}: expected what pic-jax tokenize makes with the same --base'
+        )
+    vocab_size = max(tokenizer.get_vocab().values()) + 1
+    if index.vocab_size != vocab_size:
+        raise PicJaxError(
+            f'{index.folder / INDEX}: vocab_size={index.vocab_size} is not valid: expected {vocab_size}, what the '
+            'tokenizer has'
         )
     needed = cfg.min_context + reserved_tokens(cfg, objectives)
     parts, dropped = {}, 0

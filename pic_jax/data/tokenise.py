@@ -3,17 +3,23 @@
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pic_jax.config import TEMPLATES
+from pic_jax.data.records import check_text
 from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.files import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# AutoTokenizer calls `from_pretrained` of whatever class of transformers a file names: of a model's, too, and that
+# reads pickles.
+_TOKENIZER_CLASS = re.compile(r'\w+Tokenizer(Fast)?|\w+Backend')
 _MEMORY, _PROMPT = 'MEMORYMARK', 'PROMPTMARK'
 # Where tokenizers of one vocabulary differ: the start of a text, spaces in a row and at ends, digits, capitals, accents
 # whole and combined, quotes, line ends, other scripts, what is in no vocabulary.
@@ -47,15 +53,21 @@ def load_tokenizer(folder: str | Path) -> 'PreTrainedTokenizerBase':
     """The tokenizer of a model folder in HF format; nothing is downloaded and no code of the folder is run.
 
     Raises:
-      PicJaxError: the folder is missing or holds no valid tokenizer.
+      PicJaxError: the folder is missing, holds no valid tokenizer, or names a class that is none.
     """
     from transformers import AutoTokenizer
 
     folder = Path(folder)
     if not folder.is_dir():
         raise PicJaxError(f'{folder} is not a folder: expected a model in HF format with its tokenizer')
+    for path in (folder / 'tokenizer_config.json', folder / 'config.json'):
+        named = read_json(path).get('tokenizer_class') if path.is_file() else None
+        if named is not None and not (isinstance(named, str) and _TOKENIZER_CLASS.fullmatch(named)):
+            raise PicJaxError(f'{path}: tokenizer_class={named!r} is not valid: expected the name of a tokenizer')
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        for text in PROBES:
+            _ids(tokenizer, text)
     except Exception as error:  # a broken file raises whatever its parser does
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PicJaxError(f'{folder} holds no valid tokenizer ({reason})') from error
@@ -63,8 +75,30 @@ def load_tokenizer(folder: str | Path) -> 'PreTrainedTokenizerBase':
 
 
 def encode(tokenizer: 'PreTrainedTokenizerBase', text: str) -> np.ndarray:
-    """`text` as int32 ids [n] without special tokens."""
-    return np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)['input_ids'], np.int32)
+    """`text` as int32 ids [n] without special tokens.
+
+    Raises:
+      PicJaxError: the text is not Unicode, or the tokenizer fails.
+    """
+    return np.asarray(_ids(tokenizer, check_text(text, 'the text')), np.int32)
+
+
+def encode_all(tokenizer: 'PreTrainedTokenizerBase', texts: list[str]) -> list[list[int]]:
+    """Ids of every text, without special tokens; the tokenizer may use all cores for them.
+
+    Raises:
+      PicJaxError: as `encode`.
+    """
+    return _ids(tokenizer, [check_text(text, 'a text') for text in texts])
+
+
+def _ids(tokenizer: 'PreTrainedTokenizerBase', text: str | list[str]) -> list:
+    try:
+        return tokenizer(text, add_special_tokens=False, verbose=False)['input_ids']
+    except BaseException as error:  # a panic of the tokenizers library is no Exception
+        if type(error).__name__ != 'PanicException':
+            raise
+        raise PicJaxError(f'the tokenizer fails: {error}') from error
 
 
 def fingerprint(tokenizer: 'PreTrainedTokenizerBase') -> str:

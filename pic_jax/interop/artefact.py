@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 import pic_jax
 from pic_jax.api import TrainedCompressor
@@ -23,10 +22,10 @@ from pic_jax.interop.card import model_card
 from pic_jax.interop.peft import read_adapter, write_adapter
 from pic_jax.memory import Memory
 from pic_jax.models import hf, hub
+from pic_jax.models.hf_files import inside
 from pic_jax.models.lora import scaled
 from pic_jax.run import open_run
-from pic_jax.tensors import read_tensors
-from pic_jax.training.checkpoint import described
+from pic_jax.tensors import read_like, read_tensors
 from pic_jax.training.identity import identity
 from pic_jax.training.weights import named
 
@@ -102,28 +101,38 @@ def load(folder: str | Path, base: str = '', mesh: Mesh | None = None) -> Traine
       mesh: as in `pic_jax.load`.
 
     Raises:
-      PicJaxError: the folder is no artefact, a tensor does not fit, or the frozen model is another one.
+      PicJaxError: the folder is no artefact, a tensor does not fit, or the frozen model or its tokenizer is another.
     """
     folder = Path(folder)
     config = read_json(folder / 'config.json')
     for key, valid in ('model_type', MODEL_TYPE), ('format_version', VERSION):
         if config.get(key) != valid:
             raise PicJaxError(f'{folder / "config.json"}: {key} is {config.get(key)!r}, expected {valid!r}')
+    target = config.get('target')
+    expected = [target.get(key) if isinstance(target, dict) else None for key in ('identity', 'tokenizer_sha256')]
+    if not all(isinstance(name, str) for name in expected):
+        raise PicJaxError(f'{folder / "config.json"}: target lacks identity or tokenizer_sha256, expected hex digits')
     try:
+        if not isinstance(config.get('run'), dict):
+            raise ConfigError(f"'run' is {config.get('run')!r}, expected the settings of a run")
         settings = from_mapping(RunConfig, config['run'])
-        expected = config['target']['identity']
-    except (ConfigError, KeyError, TypeError) as error:
+    except ConfigError as error:
         raise PicJaxError(f'{folder / "config.json"}: {error}') from error
     run = open_run(dataclasses.replace(settings, base=base or settings.base), mesh)
     found = identity(run.base, run.decoder.config)
-    if found != expected:
+    if found != expected[0]:
         raise PicJaxError(
             f'{folder} belongs to another frozen model than {run.config.base}: its configuration and tensors have '
-            f'the identity {expected[:12]}, this one {found[:12]}'
+            f'the identity {expected[0][:12]}, this one {found[:12]}'
+        )
+    if fingerprint(run.tokenizer) != expected[1]:
+        raise PicJaxError(
+            f'{folder} was trained with another tokenizer than that of {run.config.base}: expected tokenizer_sha256 '
+            f'{expected[1][:12]}, found {fingerprint(run.tokenizer)[:12]}'
         )
     like = jax.eval_shape(run.init_trainable)
     others = _without_adapter(like)
-    tensors = read_tensors(folder / TENSORS, {name: leaf.shape for name, leaf in named(others).items()})
+    tensors = read_tensors(inside(folder, folder / TENSORS), {name: leaf.shape for name, leaf in named(others).items()})
     leaves = [jnp.asarray(tensors[name], jnp.float32) for name in named(others)]
     trainable = jax.tree.unflatten(jax.tree.structure(others), leaves)
     if 'lora' in like:
@@ -145,15 +154,10 @@ def check(trained: TrainedCompressor, folder: Path) -> list[Check]:
     """Computes the artefact's golden memory again.
 
     Raises:
-      PicJaxError: the golden file is missing, or of other shapes.
+      PicJaxError: the golden file is missing, or of other names, shapes or dtypes.
     """
-    try:
-        wanted = load_file(folder / GOLDEN)
-    except (SafetensorError, OSError) as error:
-        raise PicJaxError(f'{folder / GOLDEN}: cannot be read ({error})') from error
     found, checks = golden(trained), []
-    if described(found) != described(wanted):
-        raise PicJaxError(f'{folder / GOLDEN} has {described(wanted)}, expected {described(found)}')
+    wanted = read_like(inside(folder, folder / GOLDEN), found)
     for name, value in wanted.items():
         if value.dtype == np.int32:
             checks.append(Check(name, float(np.sum(found[name] != value)), 0.0))

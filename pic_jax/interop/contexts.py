@@ -72,8 +72,8 @@ class ContextMetadata:
         require(self.template in TEMPLATES, 'template', self.template, 'one of ' + ', '.join(TEMPLATES))
         for name, least in (('decoder_prefix', 0), ('source_tokens', 1)):
             value = getattr(self, name)
-            valid = isinstance(value, tuple) and all(is_int(item, least) for item in value)
-            require(valid, name, value, f'integers of at least {least}')
+            valid = isinstance(value, tuple) and all(is_int(item, least) and item < 2**31 for item in value)
+            require(valid, name, value, f'integers of at least {least}, below 2**31')
         valid = isinstance(self.ids, tuple) and all(isinstance(item, str) for item in self.ids)
         require(valid, 'ids', self.ids, 'strings')
 

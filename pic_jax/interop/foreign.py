@@ -25,10 +25,12 @@ from pic_jax.config import (
     ObjectiveConfig,
     RunConfig,
 )
-from pic_jax.errors import PicJaxError
+from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.files import read_json
+from pic_jax.interop.checks import is_int
 from pic_jax.models import hf
 from pic_jax.run import named_folder
+from pic_jax.tensors import check_dtype, check_finite
 
 # PEFT's names below the attribute `icae` of the authors' module.
 _ADAPTER = re.compile(
@@ -60,11 +62,16 @@ def read_icae(file: Path, base: str, ratio: int, lora_alpha: float, dtype: str) 
     strange = [name for name in tensors.shapes if name not in adapters and name != _TABLE and not _FROZEN.match(name)]
     shapes = hf.build_params(config, lambda tensor, shape: shape)['layers']
     strange += [name for name, match in adapters.items() if match[3] not in shapes[match[2]]]
+    flat = [name for name in (*adapters, *({_TABLE} & tensors.shapes.keys())) if len(tensors.shapes[name]) != 2]
+    if flat:
+        raise PicJaxError(f'{file}: {flat[0]} has shape {tensors.shapes[flat[0]]}, expected a matrix')
     ranks = [tensors.shapes[name][0] for name, match in adapters.items() if match[4] == 'A']
     if strange or not ranks or _TABLE not in tensors.shapes:
         problem = f'has {strange[0]}' if strange else f'lacks {_TABLE if ranks else "a LoRA adapter"}'
         raise PicJaxError(f'{file} {problem}: expected a state dict of ICAE, second version')
     slots, rank = tensors.shapes[_TABLE][0] - len(SPECIALS), ranks[0]
+    if min(slots, rank) < 1:
+        raise PicJaxError(f'{file}: {_TABLE} of {slots} slots and LoRA of rank {rank}: expected at least one of each')
     targets = {match[3]: match[2] for match in adapters.values()}
     lora: dict[str, Any] = {}
     for name, group in sorted(targets.items()):
@@ -110,7 +117,10 @@ def read_icformer(folder: Path, base: str, ratio: int, dtype: str) -> tuple[RunC
         )
     params, tensors = _Tensors(folder / 'param.safetensors'), _Tensors(folder / 'model.safetensors')
     D, F, width = target.hidden_size, options.intermediate_size, options.heads * options.head_dim
-    slots = params.shapes.get('digest_embeddings', (0, 0, 0))[1]
+    digests = params.shapes.get('digest_embeddings', ())
+    if len(digests) != 3 or digests[1] < 1:
+        raise PicJaxError(f'{params.path}: digest_embeddings has shape {digests}, expected (1, digests, {D})')
+    slots = digests[1]
     layers: dict[str, Any] = {'cross_attn': {}, 'mlp': {}}
     for group, name, shape in (
         *(('cross_attn', f'{part}_proj', (width, D)) for part in 'qkv'), ('cross_attn', 'o_proj', (D, width)),
@@ -152,12 +162,20 @@ def _icformer_options(path: Path, target: DecoderConfig) -> IcformerConfig:
     ):  # fmt: skip
         if (found := values.get(key, default)) != valid:
             raise PicJaxError(f'{path}: {key}={found!r} is not supported (supported: {valid!r})')
-    return IcformerConfig(
-        layers=values.get('num_hidden_layers', 12),
-        heads=heads,
-        head_dim=target.hidden_size // heads,
-        intermediate_size=values.get('intermediate_size', 11008),
-    )
+    sizes = {
+        'num_attention_heads': heads, 'num_hidden_layers': values.get('num_hidden_layers', 12),
+        'intermediate_size': values.get('intermediate_size', 11008),
+    }  # fmt: skip
+    for key, size in sizes.items():
+        if not is_int(size, 1):
+            raise PicJaxError(f'{path}: {key}={size!r} is not valid: expected a positive int')
+    if target.hidden_size % heads:
+        raise PicJaxError(f'{path}: num_attention_heads={heads} is not valid: expected a divisor of hidden_size')
+    layers, inner = sizes['num_hidden_layers'], sizes['intermediate_size']
+    try:
+        return IcformerConfig(layers, heads, target.hidden_size // heads, inner)
+    except ConfigError as error:
+        raise PicJaxError(f'{path}: {error}') from error
 
 
 def _run(base: str, compressor: CompressorConfig, dtype: str, objective: str) -> RunConfig:
@@ -197,4 +215,7 @@ class _Tensors:
         if self.shapes.get(name) != shape:
             raise PicJaxError(f'{self.path}: {name} has shape {self.shapes.get(name)}, expected {shape}')
         with safe_open(self.path, 'np') as file:
-            return file.get_tensor(name).astype(np.float32)
+            check_dtype(self.path, name, file.get_slice(name).get_dtype())
+            tensor = file.get_tensor(name)
+        check_finite(self.path, name, tensor)
+        return tensor.astype(np.float32)

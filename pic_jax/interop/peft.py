@@ -12,9 +12,12 @@ from safetensors.numpy import save_file
 from pic_jax.config import LoraConfig
 from pic_jax.errors import PicJaxError
 from pic_jax.files import read_json, replacing, write_text
+from pic_jax.models.hf_files import inside
 from pic_jax.tensors import read_tensors
 
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
+# What makes PEFT compute something else from the same tensors.
+_OTHER_LORA = ('use_rslora', 'use_dora', 'fan_in_fan_out', 'rank_pattern', 'alpha_pattern', 'layers_to_transform')
 # PEFT's names for an adapter of AutoModelForCausalLM; the adapter's own name is left out on disk.
 _NAME = 'base_model.model.model.layers.{}.{}.{}.{}.weight'
 
@@ -50,9 +53,12 @@ def read_adapter(folder: Path, like: dict[str, Any], config: LoraConfig) -> dict
     for key, value in wanted.items():
         if values.get(key) != value:
             raise PicJaxError(f'{folder / CONFIG}: {key} is {values.get(key)!r}, expected {value!r}')
+    for key in _OTHER_LORA:
+        if values.get(key):
+            raise PicJaxError(f'{folder / CONFIG}: {key} is {values[key]!r}, expected none: the adapter is plain LoRA')
     empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)
     shapes = {name: leaf.shape[::-1] for name, leaf in _named(empty).items()}
-    tensors = {name: tensor.T for name, tensor in read_tensors(folder / WEIGHTS, shapes).items()}
+    tensors = {name: tensor.T for name, tensor in read_tensors(inside(folder.parent, folder / WEIGHTS), shapes).items()}
     return {
         'layers': {
             group: {

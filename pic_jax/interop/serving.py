@@ -15,8 +15,9 @@ from safetensors.numpy import save_file
 
 from pic_jax.errors import PicJaxError
 from pic_jax.files import read_json, replacing, write_text
-from pic_jax.interop.contexts import StoredContexts
+from pic_jax.interop.contexts import StoredContexts, check_target
 from pic_jax.models.hf_files import open_file, tensor_files
+from pic_jax.tensors import check_dtype
 
 _WORDS = 'model.embed_tokens.weight'
 
@@ -31,9 +32,18 @@ class Words:
           PicJaxError: the folder holds no such model.
         """
         files = tensor_files(Path(folder))
-        if _WORDS not in files:
+        file = open_file(files[_WORDS]) if _WORDS in files else None
+        if file is None or _WORDS not in file.keys():  # noqa: SIM118
             raise PicJaxError(f'{folder}: no tensor {_WORDS}: expected a model in HF format')
-        self._rows = open_file(files[_WORDS]).get_slice(_WORDS)
+        self._rows = file.get_slice(_WORDS)
+        check_dtype(files[_WORDS], _WORDS, self._rows.get_dtype())
+        if len(self._rows.get_shape()) != 2:
+            raise PicJaxError(f'{files[_WORDS]}: {_WORDS} has shape {self._rows.get_shape()}, expected a matrix')
+
+    @property
+    def hidden_size(self) -> int:
+        """D of the model."""
+        return self._rows.get_shape()[1]
 
     def __getitem__(self, ids: Any) -> np.ndarray:
         """[T, D] embeddings of token ids [T], in the file's dtype.
@@ -69,14 +79,17 @@ def model_input(stored: StoredContexts, row: int, words: Words, text_ids: Any = 
       prefix: whether `decoder_prefix` stands before it; an engine that renders a template adds it by itself.
 
     Raises:
-      PicJaxError: the memory is keys and values, or a token id is not in the vocabulary.
+      PicJaxError: the memory is keys and values or of another model, or a token id is not in the vocabulary.
     """
+    check_target(stored, words.hidden_size)
     if stored.embeddings is None:
         raise PicJaxError(
             'the contexts are keys and values (method kv500x): expected memory that is read as embeddings'
         )
     before = stored.metadata.decoder_prefix if prefix else ()
     m, start = int(stored.lengths[row]), len(before) + int(stored.text_start[row])
+    if start + len(text_ids) >= 2**31:
+        raise PicJaxError(f'text_start={stored.text_start[row]} is not valid: no position id behind it is left')
     dtype = stored.embeddings.dtype
     parts = words[before], stored.embeddings[row, :m], stored.special[None], words[text_ids]
     positions = (

@@ -13,8 +13,10 @@ from pic_jax.compressors.streaming import StreamState
 from pic_jax.errors import PicJaxError
 from pic_jax.files import replacing
 from pic_jax.models.decoder import KeyValues
+from pic_jax.tensors import check_finite
 
 FORMAT, VERSION = 'pic-stream', '1'
+MOST_DIGITS = 18  # of a number of tokens
 
 
 def write(path: str | os.PathLike, state: StreamState, compressor_sha256: str) -> None:
@@ -45,19 +47,26 @@ def read(path: str | os.PathLike, empty: StreamState, compressor_sha256: str) ->
             _check(path, 'compressor_sha256', metadata.get('compressor_sha256'), compressor_sha256)
             names = {'pending'} if empty.past is None else {'pending', 'keys', 'values'}
             _check(path, 'tensors', set(file.keys()), names)
+            pending = file.get_slice('pending')
+            _check(path, 'dtype and rank of pending', (pending.get_dtype(), len(pending.get_shape())), ('I32', 1))
             if empty.past is not None:
                 _check_past(path, file, empty.past)
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise PicJaxError(f'{path}: cannot be read ({error})') from error
     pending = tensors['pending']
-    _check(path, 'dtype and rank of pending', (str(pending.dtype), pending.ndim), ('int32', 1))
+    if (pending < 0).any():
+        raise PicJaxError(f'{path}: pending holds {pending.min()}: expected token ids of at least 0')
     num_tokens = metadata.get('num_tokens', '')
-    if not num_tokens.isdecimal():
-        raise PicJaxError(f'{path}: num_tokens={num_tokens!r} is not valid: expected a whole number')
+    if not num_tokens.isdecimal() or len(num_tokens) > MOST_DIGITS:
+        raise PicJaxError(f'{path}: num_tokens={num_tokens[:40]!r} is not valid: expected a whole number')
     if empty.past is None:
         return StreamState(None, 0, pending, int(num_tokens))
+    for name in ('keys', 'values'):
+        check_finite(path, name, tensors[name])
     count = tensors['keys'].shape[2]
+    if count > int(num_tokens):
+        raise PicJaxError(f'{path}: keys of {count} slots are not valid: num_tokens={num_tokens} have at most as many')
     # An empty past still has room for a chunk, as `start` makes it.
     room = max(empty.past.k.shape[2] - count, 0)
     pad = ((0, 0), (0, 0), (0, room), (0, 0), (0, 0))

@@ -17,8 +17,10 @@ from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.files import read_json, replacing, write_text
 from pic_jax.models.decoder import Params
 from pic_jax.models.hf_files import open_file, tensor_files
+from pic_jax.tensors import check_dtype, check_finite
 
 _LLAMA3_KEYS = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
+_LARGEST = float(np.finfo(np.float32).max)  # JSON has larger numbers, and infinity
 
 
 class Family(NamedTuple):
@@ -105,14 +107,15 @@ def read_config(folder: str | Path) -> DecoderConfig:
         value = values[key] if values.get(key) is not None else default
         if value is None:
             need(key)
-        good = isinstance(value, kind | int) and not isinstance(value, bool) and value > 0
-        if not good:
+        if not isinstance(value, kind | int) or isinstance(value, bool) or not 0 < value < _LARGEST:
             raise PicJaxError(f'{path}: {key}={value!r} is not valid: expected a positive {kind.__name__}')
         return value
 
     def flag(key: str) -> bool:
-        refuse_unless(key, values.get(key, False), (False, True))
-        return values.get(key, False)
+        value = values.get(key, False)
+        if not isinstance(value, bool):  # 0 and 1 equal False and True
+            raise PicJaxError(f'{path}: {key}={value!r} is not valid: expected true or false')
+        return value
 
     def positions() -> int:
         available = number('max_position_embeddings', int)
@@ -151,7 +154,7 @@ def read_config(folder: str | Path) -> DecoderConfig:
 
 def _read_bos(path: Path, values: dict[str, Any]) -> int | None:
     bos = values.get('bos_token_id')
-    if bos is not None and not (isinstance(bos, int) and 0 <= bos < values['vocab_size']):
+    if bos is not None and not _is_token(bos, values['vocab_size']):
         raise PicJaxError(f'{path}: bos_token_id={bos!r} is not valid: expected an id below {values["vocab_size"]}')
     return bos
 
@@ -162,9 +165,13 @@ def _read_eos(folder: Path, values: dict[str, Any]) -> tuple[int, ...]:
     generation = read_json(path) if path.is_file() else {}
     eos = generation.get('eos_token_id', values.get('eos_token_id'))
     ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
-    if not all(isinstance(token, int) and 0 <= token < values['vocab_size'] for token in ids):
+    if not all(_is_token(token, values['vocab_size']) for token in ids):
         raise PicJaxError(f'{folder}: eos_token_id={eos!r} is not valid: expected ids below {values["vocab_size"]}')
     return tuple(ids)
+
+
+def _is_token(value: Any, vocab_size: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < vocab_size
 
 
 def _read_rope(values: dict[str, Any], path: Path, refuse_unless: Any) -> RopeConfig:
@@ -173,10 +180,11 @@ def _read_rope(values: dict[str, Any], path: Path, refuse_unless: Any) -> RopeCo
         raise PicJaxError(f'{path}: rope_scaling={rope!r} is not valid: expected a JSON object')
     kind = rope.get('rope_type', rope.get('type', 'default'))
     refuse_unless('rope_type', kind, ('default', 'llama3'))
-    theta = rope.get('rope_theta', values.get('rope_theta')) or 10000.0
+    theta = rope.get('rope_theta', values.get('rope_theta'))
+    theta = 10000.0 if theta is None else theta
     numbers = {'rope_theta': theta} | {key: rope[key] for key in _LLAMA3_KEYS if key in rope}
     for key, value in numbers.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _LARGEST:
             raise PicJaxError(f'{path}: {key}={value!r} is not valid: expected a positive number')
     theta = float(theta)
     if kind == 'default':
@@ -184,16 +192,22 @@ def _read_rope(values: dict[str, Any], path: Path, refuse_unless: Any) -> RopeCo
     missing = [key for key in _LLAMA3_KEYS if key not in rope]
     if missing:
         raise PicJaxError(f'{path}: llama3 rope lacks {", ".join(missing)}')
+    low, high = rope['low_freq_factor'], rope['high_freq_factor']
+    if low >= high:  # what lies between is a share of their difference
+        raise PicJaxError(
+            f'{path}: low_freq_factor={low!r} is not valid: expected a number below high_freq_factor={high}'
+        )
     return RopeConfig(theta=theta, type=kind, **{key: rope[key] for key in _LLAMA3_KEYS})
 
 
 class Weights(NamedTuple):
     """A checkpoint whose tensors are all there and have the right shapes; nothing is read yet.
 
-    config: of the decoder. files: HF tensor name -> open file.
+    config: of the decoder. folder: of the checkpoint. files: HF tensor name -> open file.
     """
 
     config: DecoderConfig
+    folder: Path
     files: dict[str, Any]
 
     def read(self, tensor: Tensor, index: tuple[slice, ...], dtype: Any = None) -> np.ndarray:
@@ -202,6 +216,9 @@ class Weights(NamedTuple):
         Args:
           index: a slice for every dimension of the parameter.
           dtype: of the result; None keeps the file's.
+
+        Raises:
+          PicJaxError: that part holds a number that is not finite.
         """
         if '{}' not in tensor.name:
             return np.ascontiguousarray(self._slice(tensor.name, tensor.transposed, index, dtype))
@@ -215,7 +232,9 @@ class Weights(NamedTuple):
 
     def _slice(self, name: str, transposed: bool, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
         stored = self.files[name].get_slice(name)
-        part = stored[index[::-1]].T if transposed else stored[index]
+        part = stored[index[::-1] if transposed else index]
+        check_finite(self.folder, name, part)
+        part = part.T if transposed else part
         return part if dtype is None else part.astype(dtype)
 
 
@@ -223,10 +242,16 @@ def open_weights(folder: str | Path, config: DecoderConfig) -> Weights:
     """Opens model.safetensors, or the shards that model.safetensors.index.json names.
 
     Raises:
-      PicJaxError: a file or tensor is missing, left over or misshaped; every such name is listed.
+      PicJaxError: a file or tensor is missing, left over or misshaped, every such name is listed; or is not of
+        `tensors.FLOATS`.
     """
     folder = Path(folder)
     files = tensor_files(folder)
+    if config.num_hidden_layers > len(files):  # before so many names are made
+        raise PicJaxError(
+            f'{folder}: num_hidden_layers={config.num_hidden_layers} does not fit: the checkpoint has '
+            f'{len(files)} tensors'
+        )
     expected = _expected_shapes(config)
     # A tied head may still be on disk; so may RoPE buffers of old checkpoints.
     ignored = {name for name in files if name.endswith('rotary_emb.inv_freq')}
@@ -237,12 +262,14 @@ def open_weights(folder: str | Path, config: DecoderConfig) -> Weights:
     problems = [f'missing {name}' for name in expected if name not in present]
     problems += [f'unexpected {name}' for name in files if name not in expected and name not in ignored]
     for name in expected.keys() & present:
-        shape = tuple(handles[files[name]].get_slice(name).get_shape())
+        stored = handles[files[name]].get_slice(name)
+        check_dtype(folder, name, stored.get_dtype())
+        shape = tuple(stored.get_shape())
         if shape != expected[name]:
             problems.append(f'{name} has shape {shape} instead of {expected[name]}')
     if problems:
         raise PicJaxError(f'{folder}: tensors do not fit config.json: ' + '; '.join(sorted(problems)))
-    return Weights(config, {name: handles[files[name]] for name in expected})
+    return Weights(config, folder, {name: handles[files[name]] for name in expected})
 
 
 def build_params(config: DecoderConfig, make: Callable[[Tensor, tuple[int, ...]], Any]) -> Params:
@@ -251,9 +278,9 @@ def build_params(config: DecoderConfig, make: Callable[[Tensor, tuple[int, ...]]
     Args:
       make: what a parameter of that shape shall be.
     """
-    shapes, params = _expected_shapes(config), {}
+    params = {}
     for tensor in tensors(config):
-        shape = shapes[tensor.name.format(0)]
+        shape = _shape(config, tensor)
         shape = shape[::-1] if tensor.transposed else shape
         stacked = (config.num_hidden_layers,) if '{}' in tensor.name else ()
         node = params
@@ -319,6 +346,16 @@ def write_tensors(folder: str | Path, params: Params, config: DecoderConfig, dty
 
 
 def _expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """HF's name of every tensor, layer by layer -> its shape there."""
+    shapes = {}
+    for tensor in tensors(config):
+        layers = range(config.num_hidden_layers) if '{}' in tensor.name else range(1)
+        shapes |= dict.fromkeys((tensor.name.format(layer) for layer in layers), _shape(config, tensor))
+    return shapes
+
+
+def _shape(config: DecoderConfig, tensor: Tensor) -> tuple[int, ...]:
+    """The shape of one layer's tensor as HF stores it."""
     D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
@@ -327,10 +364,5 @@ def _expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
         'gate_proj': (F, D), 'up_proj': (F, D), 'down_proj': (D, F), 'lm_head': (V, D), 'embed_tokens': (V, D),
         'q_norm': (config.head_dim,), 'k_norm': (config.head_dim,),
     }  # fmt: skip
-    shapes = {}
-    for path, name, _ in tensors(config):
-        shape = out_in.get(path[-2], (D,))
-        shape = shape[:1] if path[-1] == 'bias' else shape
-        names = [name.format(i) for i in range(config.num_hidden_layers)] if '{}' in name else [name]
-        shapes |= dict.fromkeys(names, shape)
-    return shapes
+    shape = out_in.get(tensor.path[-2], (D,))
+    return shape[:1] if tensor.path[-1] == 'bias' else shape

@@ -16,11 +16,12 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     """Which file holds each tensor: model.safetensors, or the shards that its index names.
 
     Raises:
-      PicJaxError: a file is missing or not readable, or the index is not valid or names a file outside the folder.
+      PicJaxError: a file is missing or not readable, or the index is not valid or names a file outside the folder,
+        also by a symbolic link.
     """
     index = folder / 'model.safetensors.index.json'
     if not index.is_file():
-        single = folder / 'model.safetensors'
+        single = inside(folder, folder / 'model.safetensors')
         return dict.fromkeys(open_file(single).keys(), single)
     weight_map = read_json(index).get('weight_map')
     if not isinstance(weight_map, dict):
@@ -28,7 +29,26 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     for name, file in weight_map.items():
         if not isinstance(file, str) or not _SHARD_NAME.fullmatch(file):
             raise PicJaxError(f'{index}: {name} is in {file!r}, which is not the name of a shard in this folder')
-    return {name: folder / file for name, file in weight_map.items()}
+    shards = {file: inside(folder, folder / file) for file in set(weight_map.values())}
+    return {name: shards[file] for name, file in weight_map.items()}
+
+
+def inside(folder: Path, file: Path) -> Path:
+    """`file`, unless it is a symbolic link that leaves its folder.
+
+    Links of the Hub's cache, from `snapshots/COMMIT/` to `blobs/` beside `snapshots/`, are within bounds.
+
+    Raises:
+      PicJaxError: it leaves the folder.
+    """
+    try:
+        real, target = folder.resolve(), file.resolve()
+    except (OSError, RuntimeError) as error:  # a link to itself is the latter
+        raise PicJaxError(f'{file}: cannot be followed ({error})') from error
+    bounds = [real, real.parents[1] / 'blobs'] if real.parent.name == 'snapshots' else [real]
+    if not any(target.is_relative_to(bound) for bound in bounds):
+        raise PicJaxError(f'{file} is a link to {target}, which is outside {folder}: expected a file in it')
+    return file
 
 
 def open_file(path: Path) -> Any:

@@ -9,7 +9,8 @@ PREFIX = 'hub:'
 TOKENIZER_FILES = ('tokenizer*', 'special_tokens_map.json', 'added_tokens.json', 'vocab.json', 'merges.txt',
                    'chat_template*', 'config.json')  # fmt: skip
 MODEL_FILES = ('*.safetensors', '*.json', *TOKENIZER_FILES)
-_NAME = re.compile(r'(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?')
+# A revision becomes part of a path in the cache; git has none with `..` either.
+_NAME = re.compile(r'(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>(?!.*\.\.)[\w./-]+))?')
 
 
 def snapshot(name: str, files: tuple[str, ...] = MODEL_FILES) -> Path:

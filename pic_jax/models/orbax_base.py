@@ -18,7 +18,7 @@ from pic_jax.errors import PicJaxError
 from pic_jax.files import new_folder, read_json, write_text
 from pic_jax.models import hf
 from pic_jax.models.decoder import Params
-from pic_jax.models.hf_files import tensor_files
+from pic_jax.models.hf_files import inside, tensor_files
 from pic_jax.models.hub import TOKENIZER_FILES
 
 SOURCE, PARAMS = 'source.json', 'params'
@@ -114,7 +114,7 @@ def _unreadable(path: Path, error: Exception) -> PicJaxError:
 
 def _copy_beside(source: Path, out: Path) -> None:
     for file in {file for pattern in BESIDE for file in source.glob(pattern)}:
-        shutil.copyfile(file, out / file.name)
+        shutil.copyfile(inside(source, file), out / file.name)  # a link could name any file of this machine
 
 
 def _sha256(path: Path) -> str:

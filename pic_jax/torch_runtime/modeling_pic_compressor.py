@@ -98,6 +98,8 @@ class Compressor(torch.nn.Module):
         if (folder / 'adapter').is_dir():
             from peft import PeftModel
 
+            if not (folder / 'adapter' / 'adapter_model.safetensors').is_file():  # PEFT would look for a pickle
+                raise ValueError(f'{folder / "adapter"} has no adapter_model.safetensors')
             self.adapter = PeftModel.from_pretrained(base, folder / 'adapter')
         for name, tensor in load_file(folder / 'pic.safetensors').items():
             self.register_buffer(name.replace('.', '/'), tensor.to(base.device))
@@ -143,9 +145,9 @@ class Compressor(torch.nn.Module):
         revision = None if base else config['target']['revision']
         if not isinstance(base, PreTrainedModel):
             name = str(base or config['target']['id'])
-            base = AutoModelForCausalLM.from_pretrained(name, dtype=config['run']['dtype'], revision=revision).to(
-                device
-            )
+            base = AutoModelForCausalLM.from_pretrained(
+                name, dtype=config['run']['dtype'], revision=revision, use_safetensors=True
+            ).to(device)
         name = base.config.name_or_path
         if any('lora_' in parameter for parameter, _ in base.named_parameters()):
             raise ValueError(f'{name} has an adapter already: expected the bare model, one for each compressor')
