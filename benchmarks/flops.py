@@ -44,7 +44,7 @@ def measure(n: int, fixed_k: int | None = None, **options) -> tuple[int, Compres
     """k, and the cost of n tokens."""
     ratio = n // fixed_k if fixed_k else RATIO
     config = CompressorConfig.preset(ratio=ratio, context_length=n, lora=LoraConfig(0), **options)
-    decoder = Decoder(LLAMA2_7B)
+    decoder = Decoder(LLAMA2_7B, attention='structured')
     base = jax.eval_shape(functools.partial(init_params, decoder), jax.random.key(0))
     compressor = make_compressor(config, decoder)
     trainable = jax.eval_shape(compressor.init, jax.random.key(0), base)

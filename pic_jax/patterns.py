@@ -101,6 +101,17 @@ class Pattern:
         """All queries, in their order."""
         return tuple(self._part(kind) for kind in self.queries)
 
+    @property
+    def block_pairs(self) -> int:
+        """Pairs of query and key that all blocks of `parts` have, seen or not."""
+        pairs = 0
+        for part in self.parts:
+            own = sum(span.size for span in part.own)
+            for first, stop, far in part.segments or (Segment(0, part.queries.blocks, 0),):
+                blocks = -(-(stop - first) // part.group) * part.group
+                pairs += blocks * part.queries.size * (own + far)
+        return pairs
+
     def _part(self, kind: int) -> Part:
         chunk = min(self.config.chunk_size or self.num_tokens, self.num_tokens)
         relations = {other: self._relation(kind, other, chunk) for other in self.keys}

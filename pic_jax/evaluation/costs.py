@@ -72,7 +72,7 @@ def _numbers_per_slot(memory: Memory) -> int:
 
 def encoder_flops(run: Run, trainable: dict[str, Any]) -> float:
     """Operations on one context of data.context_length tokens, filled up to whole windows as the encoder does."""
-    if not hasattr(run.compressor, 'sight'):  # constant_memory encodes nothing
+    if not hasattr(run.compressor, 'pattern'):  # constant_memory encodes nothing
         return 0.0
     n = run.config.data.context_length
     window = min(run.config.compressor.window or n, n)

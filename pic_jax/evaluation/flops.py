@@ -87,7 +87,7 @@ def compression_flops(encoder: WindowEncoder, base: Any, trainable: Any, num_tok
     parts = parts_of(config, window, encoder.decoder.attention)
     R, row = num_tokens // window * len(parts.place), parts.layout
     pattern, whole = encoder.pattern(row.num_tokens), encoder.pattern(window)
-    T, S = pattern.shape
+    S = pattern.shape[1]
     arrays = (
         jax.ShapeDtypeStruct((R, row.num_tokens), jnp.int32),
         jax.ShapeDtypeStruct((R, row.num_tokens + row.num_slots), jnp.int32),
@@ -99,14 +99,14 @@ def compression_flops(encoder: WindowEncoder, base: Any, trainable: Any, num_tok
         mask = PatternMask(valid_RS, pattern)
         return encoder.encode_windows(base, trainable, index_1k, tokens_Rn, positions_RS, mask)
 
-    densely = dataclasses.replace(encoder, decoder=encoder.decoder.clone(attention='dense'))
-    executed, dense = (
-        count_flops(functools.partial(encode, each), base, trainable, *arrays) for each in (encoder, densely)
+    in_blocks = dataclasses.replace(encoder, decoder=encoder.decoder.clone(attention='structured'))
+    executed, blocks = (
+        count_flops(functools.partial(encode, each), base, trainable, *arrays) for each in (encoder, in_blocks)
     )
     # Scores and weighted sums: two products of 2 H operations for every pair, head and layer.
     per_pair = 4 * shape.num_hidden_layers * shape.num_attention_heads * shape.head_dim
     seen = num_tokens // window * seen_pairs(config, whole.query_cells, whole.key_cells)
-    return CompressionFlops(executed, dense - per_pair * (R * T * S - seen))
+    return CompressionFlops(executed, blocks - per_pair * (R * pattern.block_pairs - seen))
 
 
 def seen_pairs(config: CompressorConfig, query: Cells, key: Cells) -> int:
