@@ -5,7 +5,7 @@
 A Llama of random weights (D 256, 4 layers, 32,000 words, float32), chunks and windows of 256 tokens, 16 tokens per
 vector. Every point is a process of its own: seconds are the median of the calls after the first, memory is the peak of
 anonymous memory in the first call, beyond what the process had before. Exponents are slopes of log-log lines through
-all points of a layout. Layouts whose attention is one dense mask end at 8,192 tokens.
+all points of a layout. Layouts that grow with the square of the length end at 16,384 tokens.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pic_jax.files import write_text
 RESULTS = Path(__file__).with_name('results') / 'scaling'
 SEED, RATIO, CHUNK = 0, 16, 256
 LENGTHS = tuple(2**power for power in range(9, 18))
-DENSE = tuple(length for length in LENGTHS if length <= 8192)
+SHORTER = tuple(length for length in LENGTHS if length <= 16384)
 MODEL = dict(
     vocab_size=32000, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4,
     num_key_value_heads=4, head_dim=64, max_position_embeddings=2**18,
@@ -35,11 +35,11 @@ LAYOUTS = {
     'chunk-local': ('pic', dict(chunk_size=CHUNK, context_sees='chunk', position_origin='chunk'), LENGTHS),
     'icae, windows': ('icae', dict(window=CHUNK, context_length=CHUNK), LENGTHS),
     'recurrent': (
-        'pic', dict(chunk_size=CHUNK, context_sees='chunk+memory', memory_sees_memory='previous'), DENSE
+        'pic', dict(chunk_size=CHUNK, context_sees='chunk+memory', memory_sees_memory='previous'), SHORTER
     ),
-    'context causal': ('pic', dict(chunk_size=CHUNK, context_sees='causal'), DENSE),
-    'icae': ('icae', {}, DENSE),
-    'icformer': ('icformer', {}, DENSE),
+    'context causal': ('pic', dict(chunk_size=CHUNK, context_sees='causal'), SHORTER),
+    'icae': ('icae', {}, SHORTER),
+    'icformer': ('icformer', {}, SHORTER),
 }  # fmt: skip
 CALLS_WITHIN_S = 8.0  # as many calls as fit, at least 3, at most 15
 
@@ -78,6 +78,11 @@ def point(layout: str, n: int) -> dict[str, float]:
 def exponent(points: list[dict], field: str) -> float:
     """Slope of the line through log(field) over log(n)."""
     return float(np.polyfit(*(np.log([each[name] for each in points]) for name in ('n', field)), 1)[0])
+
+
+def path(layout: str) -> Path:
+    """Where the row of a layout is kept."""
+    return RESULTS / f'{layout.replace(", ", "_").replace(" ", "_")}.json'
 
 
 def table(rows: dict[str, dict]) -> str:
@@ -119,9 +124,7 @@ def main() -> None:
             print(layout, points[-1], file=sys.stderr, flush=True)
         growth = {'time_exponent': exponent(points, 'seconds'), 'memory_exponent': exponent(points, 'bytes')}
         rows[layout] = {'points': points, **growth, **origin}
-        write_text(
-            RESULTS / f'{layout.replace(", ", "_").replace(" ", "_")}.json', json.dumps(rows[layout], indent=1) + '\n'
-        )
+        write_text(path(layout), json.dumps(rows[layout], indent=1) + '\n')
     print(json.dumps(rows) if args.json else table(rows))
 
 

@@ -1,0 +1,125 @@
+"""Writes BENCHMARKS.md from the stored results; measures nothing.
+
+python benchmarks/benchmarks_page.py
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import attention_memory
+import backends
+import compression_time
+import plan
+import remat
+import scaling
+import train_step
+from pages import table
+
+ROOT = Path(__file__).parents[1]
+NEAR = 0.95  # shares of the fastest above this are no difference that a noisy machine can show
+
+
+class Section(NamedTuple):
+    """A table of the page: what it is about, the script that made it, and the text."""
+
+    title: str
+    script: str
+    text: str
+
+
+class Slower(NamedTuple):
+    """Something that takes longer than what it is compared with; ratio: its time over the peer's."""
+
+    what: str
+    peer: str
+    ratio: float
+    script: str
+
+
+def stored(folder: Path) -> dict[str, dict]:
+    """Rows by name of their file."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob('*.json'))}
+
+
+def slower_training() -> list[Slower]:
+    """Passes of the training step that the fastest PyTorch peer does in less time."""
+    found = []
+    for row in stored(train_step.RESULTS).values():
+        for what in train_step.PASSES:
+            ratios = row['ratios'][what]
+            ratio = 1 / ratios['peers'][ratios['fastest']]['median']
+            place = f'training step, {what}, {row["cores"]} pinned core{"s" * (row["cores"] > 1)}'
+            found.append(Slower(place, f'PyTorch, {ratios["fastest"]}', ratio, 'train_step'))
+    return [each for each in found if each.ratio > 1]
+
+
+def slower_attention() -> list[Slower]:
+    """Shapes where `auto` does not take the fastest backend."""
+    found = []
+    for layout, row in stored(backends.RESULTS).items():
+        for point in row['points']:
+            for name in backends.PASSES:
+                if point[name]['auto_share'] < NEAR:
+                    place = f'attention `auto`, {layout.replace("_", " ")}, {point["n"]:,} tokens, {name}'
+                    fastest = min(point[name]['seconds'], key=point[name]['seconds'].get)
+                    found.append(Slower(place, fastest, 1 / point[name]['auto_share'], 'backends'))
+    return found
+
+
+def sections() -> list[Section]:
+    """All tables that have results."""
+    steps = '\n\n'.join(train_step.table(row) for row in stored(train_step.RESULTS).values())
+    layouts = {name: row for name in backends.LAYOUTS if (row := _read(backends.path(name)))}
+    growth = {name: row for name in scaling.LAYOUTS if (row := _read(scaling.path(name)))}
+    times = [*stored(compression_time.RESULTS).values()]
+    rows, policies = _read(attention_memory.RESULTS / 'rows.json'), _read(remat.RESULTS / 'train_step.json')
+    found = [
+        Section('A training step here and in PyTorch', 'train_step', steps),
+        Section('Attention backends', 'backends', backends.shown(layouts) if layouts else ''),
+        Section('How compressing grows with the context', 'scaling', scaling.table(growth) if growth else ''),
+        Section('Remat policies', 'remat', remat.shown(policies) if policies else ''),
+        Section(
+            'Memory of attention on TPUs, compiled and not run', 'attention_memory',
+            attention_memory.shown(rows['rows']) if rows else '',
+        ),
+        Section('Whole programs on TPUs, compiled and not run', 'plan', plan.table()),
+        Section('IC-Former and ICAE', 'compression_time', compression_time.table(times) if times else ''),
+    ]  # fmt: skip
+    return [section for section in found if section.text]
+
+
+def _read(path: Path) -> dict | None:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def origin(script: str) -> str:
+    """Where the rows of a script come from: commits and machines."""
+    rows = stored(ROOT / 'benchmarks' / 'results' / script).values()
+    pairs = sorted({(row['commit'], row['machine']) for row in rows})
+    return '; '.join(f'commit {commit} on {machine}' for commit, machine in pairs)
+
+
+def page() -> str:
+    """The whole page."""
+    text = [
+        '# Benchmarks',
+        'Made by `python benchmarks/benchmarks_page.py` from the JSON files in `benchmarks/results/`. Every table '
+        'names its script. Nothing was run on a GPU or a TPU.',
+        '## What is slower than its peer',
+    ]
+    behind = sorted(slower_training() + slower_attention(), key=lambda each: -each.ratio)
+    lines = [[each.what, each.peer, f'{each.ratio:.2f}x', f'`{each.script}`'] for each in behind]
+    heading = ['what', 'the peer', 'time over that of the peer', 'script']
+    text.append(table(heading, lines) if behind else 'Nothing of what was measured.')
+    for section in sections():
+        text += [f'## {section.title}', f'`benchmarks/{section.script}.py`, {origin(section.script)}.', section.text]
+    return '\n\n'.join(text) + '\n'
+
+
+def main() -> None:
+    (ROOT / 'BENCHMARKS.md').write_text(page())
+
+
+if __name__ == '__main__':
+    main()
