@@ -33,6 +33,8 @@ test-all: venv-test
 # The long rest; every part writes its rows as JSON under benchmarks/results.
 soak: venv-test
 	$(VENV)/bin/python benchmarks/load_memory.py
+	JAX_PLATFORMS=cpu $(VENV)/bin/python benchmarks/faults.py
+	JAX_PLATFORMS=cpu $(VENV)/bin/python benchmarks/fuzz.py
 
 lint: venv-test
 	$(VENV)/bin/ruff check .

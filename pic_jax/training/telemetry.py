@@ -53,7 +53,7 @@ class Clock:
             'elapsed_s': round(seconds, 3),
             'tokens_per_s': round(self._tokens / seconds, 1),
             'flops_per_s': float(f'{self._flops / seconds:.4g}'),
-            'input_s': round(self._fetched, 3),
+            'input_s': round(self._fetched, 6),
             'peak_bytes': peak_bytes(),
         }
         if self._peak:
