@@ -22,7 +22,7 @@ def count_flops(function: Callable, *args: Any, rounds: int | None = None) -> fl
 
     XLA's own cost analysis counts the body of a scan once, whatever its length; this walk multiplies. It is taken
     before compilation: attention counts for every pair that its backend computes, seen or not, and recomputation under
-    `jax.checkpoint` counts. A Pallas kernel counts for every cell of its grid.
+    `jax.checkpoint` counts. A Pallas kernel counts for every cell of its grid, also for those that it skips.
     Nothing runs and nothing is allocated.
 
     Args:

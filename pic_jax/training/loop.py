@@ -61,7 +61,7 @@ class Job(NamedTuple):
       summary: lines to print at the start.
       mesh: the devices. base: identity of the frozen parameters, which checkpoints name.
       nested: {ratio: loss} where every step draws a ratio from `config.seed`; its loss is then minimised, not `loss`.
-      counted: the same losses ({0: loss} if not nested) without recomputation, where the job's recompute activations:
+      counted: the same losses ({0: loss} if not nested) without recomputation and kernels, where the job's have some:
         MFU counts the operations of these.
     """
 
@@ -124,14 +124,20 @@ def train(run: Run, workdir: Path, watch: Watch = UNWATCHED) -> dict[str, Any]:
         mesh=run.mesh,
         base=identity(run.base, run.decoder.config),
         nested=nested_losses(run),
-        counted=losses_without_recomputation(run) if config.remat != 'none' else {},
+        counted={} if config.remat == 'none' and not may_call_kernels(run) else plain_losses(run),
     )
     return fit(job, workdir, watch)
 
 
-def losses_without_recomputation(run: Run) -> Mapping[int, Loss]:
+def may_call_kernels(run: Run) -> bool:
+    """Whether attention may be a Pallas kernel, whose operations a walk over jaxprs can only bound."""
+    return run.decoder.attention == 'splash' or (run.decoder.attention, run.decoder.platform) == ('auto', 'tpu')
+
+
+def plain_losses(run: Run) -> Mapping[int, Loss]:
     """See `Job.counted`."""
-    decoder = run.decoder.clone(remat='none')
+    attention = 'structured' if may_call_kernels(run) else run.decoder.attention
+    decoder = run.decoder.clone(remat='none', attention=attention)
     plain = dataclasses.replace(run, decoder=decoder, compressor=make_compressor(run.config.compressor, decoder))
     return nested_losses(plain) or {0: compressor_loss(plain)}
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pic_jax.config import CompressorConfig
+from pic_jax.evaluation.flops import count_flops
 from pic_jax.masks import CONTEXT, MEMORY
 from pic_jax.models.attention import PatternMask, attend, choose
 from pic_jax.patterns import BOTH, Pattern, causal
@@ -182,6 +183,30 @@ def test_structured_builds_no_array_of_all_pairs(options):
         }
         assert largest['dense'] >= T * S
         assert largest['structured'] <= T * S / 8
+
+
+def flops(backend, pattern):
+    """Operations of the two products over the pairs that a backend computes, in pairs."""
+    T, S = pattern.shape
+    q, k = (jax.ShapeDtypeStruct((1, length, 1, 16), jnp.float32) for length in (T, S))
+    mask = PatternMask(jnp.ones((1, S), bool), pattern)
+    return count_flops(lambda q, k, v: attend(q, k, v, mask, backend, 'cpu'), q, k, k) / (2 * 2 * 16)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_operations_are_counted_by_backend(name):
+    pattern = case_pattern(name)
+    T, S = pattern.shape
+    seen = pattern.dense().sum()
+    assert flops('dense', pattern) == T * S
+    assert flops('structured', pattern) == pattern.block_pairs >= seen
+    if name in ('chunk-local', 'memory of earlier chunks', 'context causal'):
+        assert pattern.block_pairs < 0.8 * T * S
+
+
+def test_a_kernel_counts_for_every_cell_of_its_grid():
+    pattern = Pattern(CompressorConfig.preset('pic', chunk_size=256, ratio=16), 1024)
+    assert flops('splash', pattern) == 1152**2  # 1,088 positions in blocks of 128; the kernel skips most of them
 
 
 def test_auto_says_what_it_picks_and_why():

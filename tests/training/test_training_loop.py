@@ -24,7 +24,7 @@ from pic_jax.evaluation.flops import count_flops
 from pic_jax.models.decoder import Decoder
 from pic_jax.models.scoring import Totals
 from pic_jax.run import check_fits, open_run
-from pic_jax.training.loop import Job, Watch, fit, losses_without_recomputation
+from pic_jax.training.loop import Job, Watch, fit, plain_losses
 from pic_jax.training.objectives import Loss, compressor_loss
 from pic_jax.training.sharding import single_device_mesh
 from pic_jax.training.start import initial_trainable
@@ -242,7 +242,7 @@ def test_recomputation_is_not_counted(bare_run, tiny_config, random_params, ragg
     base, batch = random_params(decoder), ragged_batch(64, 16, [16, 16], {'lm': (4, [0, 0], [4, 4])})
     compressor = dict(method='pic', ratio=4, chunk_size=8, context_length=16)
     plain, remat = (bare_run(decoder.config, base, compressor, remat=remat) for remat in ('none', 'full'))
-    losses = compressor_loss(plain), compressor_loss(remat), losses_without_recomputation(remat)[0]
+    losses = compressor_loss(plain), compressor_loss(remat), plain_losses(remat)[0]
     state = init_state(plain.init_trainable(), CONFIG.optimizer, 1)
     once, twice, counted = (
         count_flops(make_train_step(loss, CONFIG.optimizer, CONFIG.train), state, base, batch) for loss in losses
