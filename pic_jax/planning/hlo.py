@@ -65,7 +65,7 @@ def parse(text: str) -> Module:
         if line.endswith('{') and (head := re.match(r'(ENTRY )?%([\w.\-]+) \(', line)):
             current = computations[head[2]] = Computation()
             entry = head[2] if head[1] else entry
-        elif line.startswith('}'):
+        elif line == '}':  # attributes of Pallas kernels take several lines, of which some begin so
             current = None
         elif current is not None and (start := re.match(r'\s+(ROOT )?%([\w.\-]+) = ', line)):
             instruction = _instruction(start[2], line[start.end() :])

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 
+import jax
 import pytest
 
 from pic_jax.config import CompressorConfig, DataConfig, DecoderConfig, MeshConfig, RunConfig, TrainConfig
@@ -53,6 +54,21 @@ def test_a_training_step_compiles_and_its_memory_is_as_expected(name):
     gathered = [each for each in found.collectives if each.kind == 'all-gather' and each.count % LAYERS == 0]
     weights = 2 * SHAPE.hidden_size * SHAPE.intermediate_size
     assert weights in {each.bytes for each in gathered}
+
+
+@pytest.mark.parametrize('attention', ['structured', 'splash'])
+def test_a_training_step_compiles_with_every_attention_backend(attention):
+    recurrent = dict(context_sees='chunk+memory', memory_sees_memory='previous')
+    config = dataclasses.replace(
+        CONFIG,
+        attention=attention,
+        data=DataConfig(context_length=256, target_length=256),
+        compressor=CompressorConfig.preset('pic', ratio=8, chunk_size=128, context_length=256, **recurrent),
+    )
+    with jax.default_matmul_precision('default'):  # the kernel has no `highest` for bfloat16
+        found, _ = planned('v5e:2x2', 'train', config)
+    assert found.fits, verdict(found)
+    assert all(each.count is not None for each in found.collectives)
 
 
 def test_compression_and_generation_compile():
