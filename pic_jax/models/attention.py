@@ -8,7 +8,7 @@ from typing import NamedTuple
 import flax.struct
 import jax
 
-from pic_jax.models.structured_attention import Keys, softmax_over_all, structured
+from pic_jax.models.structured_attention import Keys, attend_rows, softmax_over_all, structured
 from pic_jax.patterns import Pattern
 
 # On each platform the pairs of queries and keys up to which one dense product is as fast as anything else.
@@ -78,13 +78,13 @@ def attend(
       [B, T, N, H] in the queries' dtype.
     """
     if not isinstance(mask, PatternMask):
-        return _dense(q_BTNH, k_BSKH, v_BSKH, mask)
+        return attend_rows(q_BTNH, k_BSKH, v_BSKH, mask)
     platform = platform or jax.default_backend()
     name = choose(backend, platform, mask.pattern).backend
     if name == 'dense':
-        return _dense(q_BTNH, k_BSKH, v_BSKH, mask.dense)
+        return attend_rows(q_BTNH, k_BSKH, v_BSKH, mask.dense, platform if backend == 'auto' else '')
     if name == 'structured':
-        return structured(q_BTNH, k_BSKH, v_BSKH, mask.pattern, mask.valid)
+        return structured(q_BTNH, k_BSKH, v_BSKH, mask.pattern, mask.valid, platform)
     from pic_jax.models.splash_attention import splash  # Pallas takes a while to import
 
     return splash(q_BTNH, k_BSKH, v_BSKH, mask.pattern, mask.valid, interpret=platform == 'cpu')
@@ -105,7 +105,3 @@ def attend_behind(
     masks_B1TS = mask_BTS[:, None, :, :P], mask_BTS[:, None, :, P:]
     found = [(Keys(*each), 'bf', mask_B1TS) for each, mask_B1TS in zip((past, own), masks_B1TS, strict=True)]
     return softmax_over_all(q_BTNH[:, None], found)[:, 0]
-
-
-def _dense(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    return jax.nn.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, mask=mask_BTS[:, None])

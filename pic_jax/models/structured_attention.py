@@ -15,6 +15,7 @@ import numpy as np
 from pic_jax.masks import Cells, sees
 from pic_jax.patterns import Part, Pattern, Segment, Span
 
+_LARGE = 192**2  # pairs of queries and keys of a row
 _HIDDEN = -0.7 * float(np.finfo(np.float32).max)
 
 
@@ -27,15 +28,15 @@ class Keys(NamedTuple):
 
 
 def structured(
-    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, pattern: Pattern, valid_BS: jax.Array
+    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, pattern: Pattern, valid_BS: jax.Array, platform: str = ''
 ) -> jax.Array:
     """Attention as `attention.attend` defines it, of the pattern's queries over its keys."""
     keys = Keys(k_BSKH, v_BSKH, jnp.broadcast_to(valid_BS, k_BSKH.shape[:2]))
-    parts = [_attend_part(pattern, part, q_BTNH, keys) for part in pattern.parts]
+    parts = [_attend_part(pattern, part, q_BTNH, keys, platform) for part in pattern.parts]
     return jnp.concatenate(parts, axis=1)
 
 
-def _attend_part(pattern: Pattern, part: Part, q_BTNH: jax.Array, keys: Keys) -> jax.Array:
+def _attend_part(pattern: Pattern, part: Part, q_BTNH: jax.Array, keys: Keys, platform: str) -> jax.Array:
     """[B, t, N, H] for the t queries of a part."""
     q_BGANH, own, own_AP = _fold(q_BTNH, part.queries), None, None
     if part.own:
@@ -48,10 +49,29 @@ def _attend_part(pattern: Pattern, part: Part, q_BTNH: jax.Array, keys: Keys) ->
         out_BGANH = jnp.concatenate(stretches, axis=1)
     else:
         mask_BGAP = own_AP[None, None] & own.valid[:, :, None]
-        *rows, mask = (x.reshape(-1, *x.shape[2:]) for x in (q_BGANH, own.k, own.v, mask_BGAP[:, :, None]))
-        out_BGANH = jax.nn.dot_product_attention(*rows, mask=mask).reshape(q_BGANH.shape)
+        rows = (x.reshape(-1, *x.shape[2:]) for x in (q_BGANH, own.k, own.v, mask_BGAP))
+        out_BGANH = attend_rows(*rows, platform).reshape(q_BGANH.shape)
     B, G, A = out_BGANH.shape[:3]
     return out_BGANH.reshape(B, G * A, *out_BGANH.shape[3:])[:, : part.queries.stop - part.queries.start]
+
+
+def attend_rows(
+    q_RTNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, mask_RTS: jax.Array, platform: str = ''
+) -> jax.Array:
+    """Attention under a mask that is written out; on one CPU large rows take turns.
+
+    Scores that stay in the CPU's cache take half the time, and are as quickly computed again for the backward pass.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    rows = q_RTNH, k_RSKH, v_RSKH, jnp.broadcast_to(mask_RTS, (len(q_RTNH), *mask_RTS.shape[1:]))[:, None]
+    large = q_RTNH.shape[1] * k_RSKH.shape[1] >= _LARGE
+    if platform != 'cpu' or len(q_RTNH) == 1 or not large or (not mesh.empty and mesh.size > 1):
+        return _attend(*rows)
+    return jax.lax.map(jax.checkpoint(lambda row: _attend(*(x[None] for x in row))[0]), rows)
+
+
+def _attend(q_RTNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, mask_R1TS: jax.Array) -> jax.Array:
+    return jax.nn.dot_product_attention(q_RTNH, k_RSKH, v_RSKH, mask=mask_R1TS)
 
 
 def _attend_segment(
