@@ -28,7 +28,9 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text('utf-8'))
     except OSError as error:
         raise PicJaxError(f'{path}: cannot be read: {error.strerror}') from error
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise PicJaxError(f'{path}: not valid JSON (nested too deeply)') from error
+    except ValueError as error:
         raise PicJaxError(f'{path}: not valid JSON ({error})') from error
     if not isinstance(values, dict):
         raise PicJaxError(f'{path}: expected a JSON object')
