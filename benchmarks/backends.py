@@ -12,12 +12,12 @@ import argparse
 import functools
 import json
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 from pages import table
 from provenance import provenance
+from timing import interleaved
 
 from pic_jax.config import CompressorConfig
 from pic_jax.files import write_text
@@ -78,12 +78,7 @@ def measure(layout: str, n: int) -> dict:
         outputs = {backend: jax.block_until_ready(program(*arrays)) for backend, program in programs.items()}
         worst = [differences(outputs['dense'], outputs[backend]) for backend in backends]
         del outputs
-        seconds = {backend: [] for backend in backends}
-        for _ in range(ROUNDS):
-            for backend, program in programs.items():
-                started = time.perf_counter()
-                jax.block_until_ready(program(*arrays))
-                seconds[backend].append(time.perf_counter() - started)
+        seconds = interleaved(programs, arrays, ROUNDS)
         medians = {backend: float(np.median(times)) for backend, times in seconds.items()}
         row[name] = {
             'seconds': medians,

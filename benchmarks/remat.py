@@ -9,12 +9,12 @@ shares are medians of the ratios of the rounds, and bytes are what the compiler 
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import numpy as np
 from pages import table
 from provenance import provenance
+from timing import interleaved
 from train_case import SEED, functions, make_case, make_inputs
 
 from pic_jax.config import REMATS
@@ -40,13 +40,7 @@ def measure() -> dict:
         row[policy] = {'temporary_bytes': bytes_taken, 'flops': count_flops(gradient, *inputs)}
     losses = [float(program(*inputs)[0]) for program in programs.values()]
     np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
-    seconds = {policy: [] for policy in programs}
-    for _ in range(ROUNDS):
-        for policy, program in programs.items():
-            started = time.perf_counter()
-            jax.block_until_ready(program(*inputs))
-            seconds[policy].append(time.perf_counter() - started)
-    for policy, times in seconds.items():
+    for policy, times in (seconds := interleaved(programs, inputs, ROUNDS)).items():
         row[policy] |= {
             'seconds': float(np.median(times)),
             'share': [float(x) for x in np.percentile(np.array(times) / np.array(seconds['none']), (25, 50, 75))],

@@ -65,6 +65,19 @@ def seconds_of(open_side: OpenSide, what: str) -> float:
     return time.perf_counter() - started
 
 
+def interleaved(programs: dict[str, Callable[..., Any]], inputs: Sequence[Any], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every round by program; they take turns in this process. Call each once before, to warm up."""
+    import jax
+
+    seconds = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name, program in programs.items():
+            started = time.perf_counter()
+            jax.block_until_ready(program(*inputs))
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
 def peak_of(open_side: OpenSide, what: str) -> int:
     """Bytes of anonymous memory at the most during a call, beyond what the process has between calls.
 

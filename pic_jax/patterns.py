@@ -78,7 +78,7 @@ class Pattern:
     @property
     def key_cells(self) -> Cells:
         """[S] each."""
-        return self.layout.cells[_stretch(self.layout, self.keys)]
+        return self.layout.cells[self.key_positions]
 
     @property
     def key_positions(self) -> slice:

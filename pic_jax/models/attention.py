@@ -48,9 +48,7 @@ def choose(backend: str, platform: str, pattern: Pattern) -> Choice:
     if backend != 'auto':
         return Choice(backend, f'attention={backend}')
     platform = platform or jax.default_backend()
-    most = DENSE_PAIRS.get(platform, DENSE_PAIRS['gpu'])
-    few = most >= T * S
-    if few:
+    if DENSE_PAIRS.get(platform, DENSE_PAIRS['gpu']) >= T * S:
         return Choice('dense', f'{T} x {S} queries and keys are few for {platform}')
     if platform == 'tpu':
         return Choice('splash', f'{T} x {S} queries and keys on a TPU')

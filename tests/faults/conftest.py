@@ -90,3 +90,13 @@ def halfway(tmp_path, trained_workdir) -> Path:
     workdir = Path(shutil.copytree(trained_workdir, tmp_path / 'halfway'))
     shutil.rmtree(workdir / 'checkpoints' / '4')
     return workdir
+
+
+@pytest.fixture(scope='session')
+def exported_compressor(trained_workdir, tmp_path_factory) -> Path:
+    """A folder as `pic-jax export` makes it."""
+    from pic_jax.cli.main import main
+
+    folder = tmp_path_factory.mktemp('exported') / 'pic'
+    assert main(['export', f'--workdir={trained_workdir}', f'--out={folder}']) == 0
+    return folder

@@ -9,8 +9,6 @@ import pytest
 from refusals import refused, snapshot
 from safetensors.numpy import load_file, save_file
 
-from pic_jax.cli.main import main
-
 MISSING = object()
 LLAMA3 = {'rope_type': 'llama3', 'rope_theta': 1e4, 'factor': 8.0, 'low_freq_factor': 1.0, 'high_freq_factor': 4.0,
           'original_max_position_embeddings': 128}  # fmt: skip
@@ -201,13 +199,6 @@ def saved(saved_compressor, tmp_path, monkeypatch) -> Path:
     monkeypatch.delenv('PIC_JAX_NOT_SET', raising=False)
     Path('note.txt').write_text('Mara lives in Stonehaven.')
     return Path(shutil.copytree(saved_compressor, tmp_path / 'saved'))
-
-
-@pytest.fixture(scope='session')
-def exported_compressor(trained_workdir, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp('exported') / 'pic'
-    assert main(['export', f'--workdir={trained_workdir}', f'--out={folder}']) == 0
-    return folder
 
 
 @pytest.fixture

@@ -31,16 +31,6 @@ def base(tmp_path, tiny_target, monkeypatch) -> Path:
     return Path(shutil.copytree(tiny_target, tmp_path / 'base'))
 
 
-@pytest.fixture(scope='module')
-def published(trained_workdir, tmp_path_factory) -> Path:
-    """An exported compressor."""
-    from pic_jax.cli.main import main
-
-    folder = tmp_path_factory.mktemp('published') / 'pic'
-    assert main(['export', f'--workdir={trained_workdir}', f'--out={folder}']) == 0
-    return folder
-
-
 def edit(path: Path, **changes) -> None:
     values = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(values | changes))
@@ -105,8 +95,8 @@ def test_links_within_the_folder_and_of_the_hub_cache_are_followed(base):
 
 
 @pytest.mark.parametrize('file', ['pic.safetensors', 'golden.safetensors', 'adapter/adapter_model.safetensors'])
-def test_a_link_out_of_an_artefact_is_not_followed(published, tmp_path, file):
-    folder = shutil.copytree(published, tmp_path / 'pic')
+def test_a_link_out_of_an_artefact_is_not_followed(exported_compressor, tmp_path, file):
+    folder = shutil.copytree(exported_compressor, tmp_path / 'pic')
     (folder / file).rename(tmp_path / 'elsewhere')
     (folder / file).symlink_to(tmp_path / 'elsewhere')
     with pytest.raises(PicJaxError, match=r'is a link to .*, which is outside'):
@@ -140,9 +130,9 @@ def test_absurd_sizes_cost_neither_time_nor_memory(base, key, size):
         hf.open_weights(base, hf.read_config(base))
 
 
-def changed_compressor(published: Path, folder: Path, changes: dict) -> Path:
+def changed_compressor(exported_compressor: Path, folder: Path, changes: dict) -> Path:
     """A copy of the artefact with other settings."""
-    shutil.copytree(published, folder)
+    shutil.copytree(exported_compressor, folder)
     values = json.loads((folder / 'config.json').read_text())
     values['run']['compressor'] |= changes
     (folder / 'config.json').write_text(json.dumps(values))
@@ -159,17 +149,17 @@ def changed_compressor(published: Path, folder: Path, changes: dict) -> Path:
     ],
     ids=str,
 )
-def test_absurd_sizes_of_a_compressor_are_refused_at_no_cost(published, tmp_path, changes, said):
-    folder = changed_compressor(published, tmp_path / 'pic', changes)
+def test_absurd_sizes_of_a_compressor_are_refused_at_no_cost(exported_compressor, tmp_path, changes, said):
+    folder = changed_compressor(exported_compressor, tmp_path / 'pic', changes)
     with memory_limit(2**30), time_limit(60), pytest.raises(PicJaxError, match=said):
         artefact.load(folder)
 
 
 @pytest.mark.parametrize('key', ['context_length', 'window'])
-def test_absurd_lengths_that_shape_no_tensor_cost_nothing(published, tmp_path, key):
+def test_absurd_lengths_that_shape_no_tensor_cost_nothing(exported_compressor, tmp_path, key):
     """They bound what a context may have, and short contexts do not reach them."""
     with memory_limit(2**30), time_limit(60):
-        loaded = artefact.load(changed_compressor(published, tmp_path / 'pic', {key: 2**62}))
+        loaded = artefact.load(changed_compressor(exported_compressor, tmp_path / 'pic', {key: 2**62}))
     assert loaded.trainable['memory_embeddings'].shape == (2, 32)
 
 
@@ -213,12 +203,12 @@ def test_a_pickle_is_not_read_in_the_place_of_safetensors(base, capsys, name):
     refused(capsys, ['convert', '--base=base', '--out=out'], 1, 'model.safetensors: no such file')
 
 
-def test_an_artefact_without_safetensors_is_refused_in_pytorch_too(published, tmp_path):
+def test_an_artefact_without_safetensors_is_refused_in_pytorch_too(exported_compressor, tmp_path):
     pytest.importorskip('torch', reason='needs torch')
     pytest.importorskip('peft', reason='needs peft')
     from pic_jax.torch_runtime import Compressor
 
-    folder = shutil.copytree(published, tmp_path / 'pic')
+    folder = shutil.copytree(exported_compressor, tmp_path / 'pic')
     (folder / 'adapter' / 'adapter_model.safetensors').rename(folder / 'adapter' / 'adapter_model.bin')
     base = json.loads((folder / 'config.json').read_text())['run']['base']
     with pytest.raises(ValueError, match=r'has no adapter_model\.safetensors'):
@@ -241,20 +231,20 @@ def test_weights_that_are_no_numbers_are_refused(base, value):
         tensors[name][index] = before
 
 
-def test_an_artefact_for_another_model_is_refused(published, base):
+def test_an_artefact_for_another_model_is_refused(exported_compressor, base):
     tensors = load_file(base / 'model.safetensors')
     tensors['model.norm.weight'] *= 1.001
     save_file(tensors, base / 'model.safetensors')
     with pytest.raises(PicJaxError, match='belongs to another frozen model'):
-        artefact.load(published, base=str(base))
+        artefact.load(exported_compressor, base=str(base))
 
 
-def test_an_artefact_for_another_tokenizer_is_refused(published, base):
+def test_an_artefact_for_another_tokenizer_is_refused(exported_compressor, base):
     values = json.loads((base / 'tokenizer.json').read_text())
     values['pre_tokenizer']['add_prefix_space'] = True
     (base / 'tokenizer.json').write_text(json.dumps(values))
     with pytest.raises(PicJaxError, match='was trained with another tokenizer'):
-        artefact.load(published, base=str(base))
+        artefact.load(exported_compressor, base=str(base))
 
 
 def test_names_in_a_file_do_not_steer_the_terminal(base, capsys):
