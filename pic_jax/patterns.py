@@ -39,12 +39,12 @@ class Segment(NamedTuple):
 class Part(NamedTuple):
     """Queries that find their keys in the same way.
 
-    queries: their blocks. own: keys in as many blocks; a block of queries sees some of its own block. far: (first,
-    end) of the keys of which every query may see some. group: blocks of queries that are computed at a time. segments:
-    of the blocks, where there are far keys.
+    queries: their blocks; those of several kinds only where there are no far keys. own: keys in as many blocks; a
+    block of queries sees some of its own block. far: (first, end) of the keys of which every query may see some.
+    group: blocks of queries that are computed at a time. segments: of the blocks, where there are far keys.
     """
 
-    queries: Span
+    queries: tuple[Span, ...]
     own: tuple[Span, ...]
     far: tuple[int, int]
     group: int
@@ -99,17 +99,23 @@ class Pattern:
     @functools.cached_property
     def parts(self) -> tuple[Part, ...]:
         """All queries, in their order."""
-        return tuple(self._part(kind) for kind in self.queries)
+        parts = tuple(self._part(kind) for kind in self.queries)
+        if any(part.segments for part in parts):
+            return parts
+        # One product of all queries of a block with all of its keys costs less than one for each kind.
+        queries = [span for part in parts for span in part.queries]
+        own = dict.fromkeys(span for part in parts for span in part.own)
+        return (parts[0]._replace(queries=tuple(queries), own=tuple(own)),)
 
     @property
     def block_pairs(self) -> int:
         """Pairs of query and key that all blocks of `parts` have, seen or not."""
         pairs = 0
         for part in self.parts:
-            own = sum(span.size for span in part.own)
-            for first, stop, far in part.segments or (Segment(0, part.queries.blocks, 0),):
+            queries, own = (sum(span.size for span in spans) for spans in (part.queries, part.own))
+            for first, stop, far in part.segments or (Segment(0, part.queries[0].blocks, 0),):
                 blocks = -(-(stop - first) // part.group) * part.group
-                pairs += blocks * part.queries.size * (own + far)
+                pairs += blocks * queries * (own + far)
         return pairs
 
     def _part(self, kind: int) -> Part:
@@ -120,11 +126,11 @@ class Pattern:
         far = [spans[other] for other, relation in relations.items() if relation == 'far']
         queries = _span(self.layout, self.queries, kind, chunk)
         if not far:
-            return Part(queries, own, (0, 0), queries.blocks, ())
+            return Part((queries,), own, (0, 0), queries.blocks, ())
         if not own:
             queries = queries._replace(size=ROWS)
         stretch, group = (far[0].start, far[-1].stop), max(1, ROWS // queries.size)
-        return Part(queries, own, stretch, group, self._segments(queries, stretch, group))
+        return Part((queries,), own, stretch, group, self._segments(queries, stretch, group))
 
     def _relation(self, query: int, key: int, chunk: int) -> str:
         """`far`: queries of this kind see keys of that kind across chunks; `own`: in their own; `none`."""

@@ -40,10 +40,9 @@ def _attend_part(pattern: Pattern, part: Part, q_BTNH: jax.Array, keys: Keys, pl
     """[B, t, N, H] for the t queries of a part."""
     q_BGANH, own, own_AP = _fold(q_BTNH, part.queries), None, None
     if part.own:
-        folded = (Keys(*(_fold(x, span) for x in keys)) for span in part.own)
-        own = Keys(*(jnp.concatenate(x, axis=2) for x in zip(*folded, strict=True)))
+        own = Keys(*(_fold(x, part.own) for x in keys))
         # In which block they stand makes no difference to what queries see of their own block: the first serves all.
-        own_AP = pattern.dense(_first_block(part.queries), np.concatenate([_first_block(span) for span in part.own]))
+        own_AP = pattern.dense(_first_block(part.queries), _first_block(part.own))
     if part.segments:
         stretches = [_attend_segment(pattern, part, segment, q_BGANH, own, own_AP, keys) for segment in part.segments]
         out_BGANH = jnp.concatenate(stretches, axis=1)
@@ -51,8 +50,7 @@ def _attend_part(pattern: Pattern, part: Part, q_BTNH: jax.Array, keys: Keys, pl
         mask_BGAP = own_AP[None, None] & own.valid[:, :, None]
         rows = (x.reshape(-1, *x.shape[2:]) for x in (q_BGANH, own.k, own.v, mask_BGAP))
         out_BGANH = attend_rows(*rows, platform).reshape(q_BGANH.shape)
-    B, G, A = out_BGANH.shape[:3]
-    return out_BGANH.reshape(B, G * A, *out_BGANH.shape[3:])[:, : part.queries.stop - part.queries.start]
+    return _unfold(out_BGANH, part.queries)
 
 
 def attend_rows(
@@ -80,7 +78,7 @@ def _attend_segment(
     """Blocks `segment.first` .. `segment.stop` - 1 over their own and the far keys, `part.group` blocks at a time."""
     blocks, far = slice(segment.first, segment.stop), slice(part.far[0], part.far[0] + segment.far)
     far_keys, far_cells = Keys(*(x[:, far] for x in keys)), pattern.key_cells[far]
-    cells_GA = _fold_cells(pattern.query_cells, part.queries)[blocks]
+    cells_GA = _fold_cells(pattern.query_cells, part.queries[0])[blocks]
     count, steps = segment.stop - segment.first, -(-(segment.stop - segment.first) // part.group)
 
     def by_step(x: Any, axis: int) -> jax.Array:
@@ -133,12 +131,28 @@ def softmax_over_all(q_BGANH: jax.Array, found: list[tuple[Keys, str, jax.Array]
     return out.reshape(q_BGANH.shape)
 
 
-def _fold(x_BT: jax.Array, span: Span) -> jax.Array:
-    """[B, blocks, size, ...] of a span of [B, T, ...]; what a short block lacks is zero or False."""
-    x = x_BT[:, span.start : span.stop]
-    missing = span.blocks * span.size - x.shape[1]
-    x = jnp.pad(x, ((0, 0), (0, missing), *((0, 0),) * (x.ndim - 2)))
-    return x.reshape(x.shape[0], span.blocks, span.size, *x.shape[2:])
+def _fold(x_BT: jax.Array, spans: tuple[Span, ...]) -> jax.Array:
+    """[B, blocks, A, ...] of spans of [B, T, ...]: block after block what every span has of it.
+
+    What a short block lacks is zero or False.
+    """
+    found = []
+    for span in spans:
+        x = x_BT[:, span.start : span.stop]
+        missing = span.blocks * span.size - x.shape[1]
+        x = jnp.pad(x, ((0, 0), (0, missing), *((0, 0),) * (x.ndim - 2)))
+        found.append(x.reshape(x.shape[0], span.blocks, span.size, *x.shape[2:]))
+    return jnp.concatenate(found, axis=2)
+
+
+def _unfold(x_BGA: jax.Array, spans: tuple[Span, ...]) -> jax.Array:
+    """[B, t, ...], span after span, of what `_fold` made of them."""
+    found, first = [], 0
+    for span in spans:
+        x = x_BGA[:, :, first : first + span.size]
+        found.append(x.reshape(x.shape[0], -1, *x.shape[3:])[:, : span.stop - span.start])
+        first += span.size
+    return jnp.concatenate(found, axis=1)
 
 
 def _fold_cells(cells: Cells, span: Span) -> Cells:
@@ -147,5 +161,5 @@ def _fold_cells(cells: Cells, span: Span) -> Cells:
     return cells[index.reshape(span.blocks, span.size)]
 
 
-def _first_block(span: Span) -> np.ndarray:
-    return np.arange(span.start, span.start + span.size)
+def _first_block(spans: tuple[Span, ...]) -> np.ndarray:
+    return np.concatenate([np.arange(span.start, span.start + span.size) for span in spans])
