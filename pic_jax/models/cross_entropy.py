@@ -73,12 +73,13 @@ def _over_vocabulary(hidden_BTD: jax.Array, matrix_DV: jax.Array, tokens_BT: jax
     D, V = matrix_DV.shape
     X = 1 if mesh.empty or V % ways(mesh, RULES['vocab']) else ways(mesh, RULES['vocab'])
     C = words_at_a_time(V // X)
-    matrix_DXV = matrix_DV.reshape(D, X, V // X)
+    # Not split, it stays as it is: the CPU compiler copies the whole of a matrix with a dimension of 1.
+    matrix = matrix_DV if X == 1 else matrix_DV.reshape(D, X, V // X)
     first_X = jnp.arange(X) * (V // X)
     shape_BTX = (*hidden_BTD.shape[:2], X)
 
     def add(sums: _Sums, first: jax.Array) -> tuple[_Sums, None]:
-        part_DXC = jax.lax.dynamic_slice_in_dim(matrix_DXV, first, C, axis=2)
+        part_DXC = jax.lax.dynamic_slice_in_dim(matrix, first, C, axis=-1).reshape(D, X, C)
         logits_BTXC = jnp.einsum('btd,dxc->btxc', hidden_BTD, part_DXC, preferred_element_type=jnp.float32)
         logits_BTXC = constrain(logits_BTXC, 'batch', 'length', 'vocab', 'vector')
         word_XC = first_X[:, None] + first + jnp.arange(C)[None]
