@@ -5,7 +5,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 PYTEST := JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest
 
-.PHONY: venv venv-test demo test test-all soak lint clean
+.PHONY: venv venv-test demo test test-all coverage soak lint types clean
 
 # What a user installs: no torch.
 venv: $(VENV)/.installed
@@ -30,15 +30,28 @@ test: venv-test
 test-all: venv-test
 	$(PYTEST) -n 2
 
+# Which lines of the package the tests run, those of the programs that they start included.
+coverage: venv-test
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	COVERAGE_FILE=build/coverage/data $(PYTEST) -n 2 --cov --cov-report=json:build/coverage/report.json
+	$(VENV)/bin/python benchmarks/coverage_rows.py build/coverage/report.json
+
 # The long rest; every part writes its rows as JSON under benchmarks/results.
 soak: venv-test
 	$(VENV)/bin/python benchmarks/load_memory.py
 	JAX_PLATFORMS=cpu $(VENV)/bin/python benchmarks/faults.py
 	JAX_PLATFORMS=cpu $(VENV)/bin/python benchmarks/fuzz.py
+	JAX_PLATFORMS=cpu $(VENV)/bin/python benchmarks/many_documents.py
+	JAX_PLATFORMS=cpu $(VENV)/bin/python benchmarks/long_run.py
 
 lint: venv-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# The public modules; a minute the first time, seconds with .mypy_cache.
+types: venv-test
+	$(VENV)/bin/mypy
 
 clean:
 	rm -rf $(VENV) demo_run build *.egg-info

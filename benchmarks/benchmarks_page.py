@@ -14,18 +14,10 @@ import plan
 import remat
 import scaling
 import train_step
-from pages import table
+from pages import Section, origin, stored, table
 
 ROOT = Path(__file__).parents[1]
 NEAR = 0.95  # shares of the fastest above this are no difference that a noisy machine can show
-
-
-class Section(NamedTuple):
-    """A table of the page: what it is about, the script that made it, and the text."""
-
-    title: str
-    script: str
-    text: str
 
 
 class Slower(NamedTuple):
@@ -37,15 +29,10 @@ class Slower(NamedTuple):
     script: str
 
 
-def stored(folder: Path) -> dict[str, dict]:
-    """Rows by name of their file."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob('*.json'))}
-
-
 def slower_training() -> list[Slower]:
     """Passes of the training step that the fastest PyTorch peer does in less time."""
     found = []
-    for row in stored(train_step.RESULTS).values():
+    for row in stored('train_step').values():
         for what in train_step.PASSES:
             ratios = row['ratios'][what]
             ratio = 1 / ratios['peers'][ratios['fastest']]['median']
@@ -57,7 +44,7 @@ def slower_training() -> list[Slower]:
 def slower_attention() -> list[Slower]:
     """Shapes where `auto` does not take the fastest backend."""
     found = []
-    for layout, row in stored(backends.RESULTS).items():
+    for layout, row in stored('backends').items():
         for point in row['points']:
             for name in backends.PASSES:
                 if point[name]['auto_share'] < NEAR:
@@ -69,35 +56,28 @@ def slower_attention() -> list[Slower]:
 
 def sections() -> list[Section]:
     """All tables that have results."""
-    steps = '\n\n'.join(train_step.table(row) for row in stored(train_step.RESULTS).values())
+    steps = '\n\n'.join(train_step.table(row) for row in stored('train_step').values())
     layouts = {name: row for name in backends.LAYOUTS if (row := _read(backends.path(name)))}
     growth = {name: row for name in scaling.LAYOUTS if (row := _read(scaling.path(name)))}
-    times = [*stored(compression_time.RESULTS).values()]
+    times = [*stored('compression_time').values()]
     rows, policies = _read(attention_memory.RESULTS / 'rows.json'), _read(remat.RESULTS / 'train_step.json')
     found = [
-        Section('A training step here and in PyTorch', 'train_step', steps),
-        Section('Attention backends', 'backends', backends.shown(layouts) if layouts else ''),
-        Section('How compressing grows with the context', 'scaling', scaling.table(growth) if growth else ''),
-        Section('Remat policies', 'remat', remat.shown(policies) if policies else ''),
-        Section(
+        ('A training step here and in PyTorch', 'train_step', steps),
+        ('Attention backends', 'backends', backends.shown(layouts) if layouts else ''),
+        ('How compressing grows with the context', 'scaling', scaling.table(growth) if growth else ''),
+        ('Remat policies', 'remat', remat.shown(policies) if policies else ''),
+        (
             'Memory of attention on TPUs, compiled and not run', 'attention_memory',
             attention_memory.shown(rows['rows']) if rows else '',
         ),
-        Section('Whole programs on TPUs, compiled and not run', 'plan', plan.table()),
-        Section('IC-Former and ICAE', 'compression_time', compression_time.table(times) if times else ''),
+        ('Whole programs on TPUs, compiled and not run', 'plan', plan.table()),
+        ('IC-Former and ICAE', 'compression_time', compression_time.table(times) if times else ''),
     ]  # fmt: skip
-    return [section for section in found if section.text]
+    return [Section(title, name, origin(stored(name).values()), text) for title, name, text in found if text]
 
 
 def _read(path: Path) -> dict | None:
     return json.loads(path.read_text()) if path.is_file() else None
-
-
-def origin(script: str) -> str:
-    """Where the rows of a script come from: commits and machines."""
-    rows = stored(ROOT / 'benchmarks' / 'results' / script).values()
-    pairs = sorted({(row['commit'], row['machine']) for row in rows})
-    return '; '.join(f'commit {commit} on {machine}' for commit, machine in pairs)
 
 
 def page() -> str:
@@ -112,9 +92,7 @@ def page() -> str:
     lines = [[each.what, each.peer, f'{each.ratio:.2f}x', f'`{each.script}`'] for each in behind]
     heading = ['what', 'the peer', 'time over that of the peer', 'script']
     text.append(table(heading, lines) if behind else 'Nothing of what was measured.')
-    for section in sections():
-        text += [f'## {section.title}', f'`benchmarks/{section.script}.py`, {origin(section.script)}.', section.text]
-    return '\n\n'.join(text) + '\n'
+    return '\n\n'.join([*text, *(section.shown() for section in sections())]) + '\n'
 
 
 def main() -> None:

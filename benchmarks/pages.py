@@ -1,7 +1,34 @@
-"""What the reports share: Markdown tables, and blocks of a page that a script writes anew."""
+"""What the reports share: Markdown tables, sections of a page, and blocks of a page that a script writes anew."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+
+RESULTS = Path(__file__).with_name('results')
+
+
+class Section(NamedTuple):
+    """A part of a page: what it is about, the script that made it, where its rows come from, and the text."""
+
+    title: str
+    script: str
+    origin: str
+    text: str
+
+    def shown(self) -> str:
+        """Markdown."""
+        return '\n\n'.join([f'## {self.title}', f'`benchmarks/{self.script}.py`, {self.origin}.', self.text])
+
+
+def stored(folder: Path | str) -> dict[str, Any]:
+    """Rows by name of their file; `folder` may be a name in benchmarks/results."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted((RESULTS / folder).glob('*.json'))}
+
+
+def origin(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Where rows come from: commits and machines."""
+    return '; '.join(sorted({f'commit {row["commit"]} on {row["machine"]}' for row in rows}))
 
 
 def table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

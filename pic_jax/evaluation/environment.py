@@ -34,13 +34,16 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The short commit of the repository that the package lies in, with '+' where tracked files have changes."""
+    """The short commit of the repository that the package lies in, with '+' where tracked files have changes.
+
+    Stored results do not count: what a benchmark has stored is no change to what it runs next.
+    """
     root = Path(pic_jax.__file__).parents[1]
     if not (root / '.git').exists():  # installed: a repository around that place would be another project's
         return None
     try:
         return _git(root, 'rev-parse', '--short', 'HEAD') + '+' * bool(
-            _git(root, 'status', '--porcelain', '--untracked-files=no')
+            _git(root, 'status', '--porcelain', '--untracked-files=no', '--', ':!benchmarks/results')
         )
     except (OSError, subprocess.CalledProcessError):  # no git, or it refuses the folder
         return None
