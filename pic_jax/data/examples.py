@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pic_jax.config import DataConfig
+from pic_jax.data.packing import pack
 from pic_jax.data.records import Record
 from pic_jax.data.tokenise import Template, encode, encode_question
 from pic_jax.errors import ConfigError, PicJaxError
@@ -61,8 +62,10 @@ def tokenise_records(
     cfg: DataConfig,
     objectives: Sequence[str],
     eos_id: int | None,
-) -> tuple[list[TokenisedRecord], int]:
+) -> tuple[Sequence[TokenisedRecord], int]:
     """Encodes records and refuses those that the objectives cannot use, before any training starts.
+
+    With cfg.pack, documents are joined first, and what is too short then is left out.
 
     Args:
       records: of one split.
@@ -76,12 +79,18 @@ def tokenise_records(
       The records kept, and how many documents were too short to leave cfg.min_context tokens of context.
 
     Raises:
-      ConfigError: an objective has no data in a record.
+      ConfigError: an objective has no data in a record, or cfg.pack meets a question.
       PicJaxError: a question's context or its prompt and answer are too long, or every document is too short.
     """
-    encoded, kept = {}, []
+    encoded: dict[str, np.ndarray] = {}
+    found: list[TokenisedRecord] = []
+    least = cfg.min_context + reserved_tokens(cfg, objectives)
     for record in records:
         _check_objectives(record, objectives)
+        if cfg.pack and record.prompt is not None:
+            raise ConfigError(
+                f'data.pack=True is not valid: expected False, since {record.source} is a question about one context'
+            )
         if record.context not in encoded:
             encoded[record.context] = encode(tokenizer, record.context)
         question, answer = _NOTHING, _NOTHING
@@ -93,18 +102,25 @@ def tokenise_records(
         )  # fmt: skip
         if record.prompt is not None:
             _check_lengths(tokenised, cfg, objectives, eos_id)
-        elif len(tokenised.context) - reserved_tokens(cfg, objectives) < cfg.min_context:
-            continue
-        kept.append(tokenised)
+        found.append(tokenised)
+    kept: Sequence[TokenisedRecord]
+    if cfg.pack:
+        lengths = np.array([len(record.context) for record in found], np.int64)
+        kept = pack(found, lengths, row_length(cfg, objectives), least, tokenizer.eos_token_id)
+        used = kept.num_documents
+    else:
+        kept = [record for record in found if record.prompt is not None or len(record.context) >= least]
+        used = len(kept)
     if records and not kept:
         raise too_short(len(records), records[0].source, cfg, objectives)
-    return kept, len(records) - len(kept)
+    return kept, len(records) - used
 
 
 def too_short(count: int, first: str, cfg: DataConfig, objectives: Sequence[str]) -> PicJaxError:
     """The error for a source whose documents all leave less than cfg.min_context; `first` names one of them."""
+    even = ', even joined by data.pack' if cfg.pack else ''
     return PicJaxError(
-        f'all {count} documents are too short (the first is {first}): expected at least '
+        f'all {count} documents are too short{even} (the first is {first}): expected at least '
         f'{cfg.min_context + reserved_tokens(cfg, objectives)} tokens (data.min_context and the target of objective.lm)'
     )
 
@@ -196,6 +212,11 @@ def context_tokens(record: TokenisedRecord, cfg: DataConfig, objectives: Sequenc
 def reserved_tokens(cfg: DataConfig, objectives: Sequence[str]) -> int:
     """Tokens that must follow the context."""
     return cfg.target_length if 'lm' in objectives else 0
+
+
+def row_length(cfg: DataConfig, objectives: Sequence[str]) -> int:
+    """Tokens of context and target together at the most, which cfg.pack fills."""
+    return cfg.context_length + reserved_tokens(cfg, objectives)
 
 
 def _check_objectives(record: Record, objectives: Sequence[str]) -> None:

@@ -70,7 +70,8 @@ def document(config: CorpusConfig, split: str, seed: int, number: int) -> list[R
     told = _lines(facts) if is_ledger else _sentences(facts, rng)
     sentences = _filled([(opening, []), *told], config.words, rng)
     context = ' '.join(sentence for sentence, _ in sentences)
-    place, start = {}, 0
+    place: dict[Fact, float] = {}
+    start = 0
     for sentence, told_facts in sentences:
         place |= dict.fromkeys(told_facts, start / len(context))
         start += len(sentence) + 1
@@ -96,7 +97,7 @@ def _facts(config: CorpusConfig, split: str, rng: random.Random) -> list[Fact]:
 
 def _people(count: int, split: str, rng: random.Random) -> list[str]:
     """Distinct people of a split."""
-    people = []
+    people: list[str] = []
     while len(people) < count:
         person = f'{rng.choice(lexicon.GIVEN)} {rng.choice(lexicon.SURNAMES)}'
         if person not in people and split_of(person) == split:
@@ -129,7 +130,7 @@ def _lines(facts: list[Fact]) -> Iterator[Told]:
 def _filled(told: list[Told], words: int, rng: random.Random) -> list[Told]:
     """The sentences in their order, with others that tell no fact in between, up to `words` words."""
     room = words - sum(len(sentence.split()) for sentence, _ in told)
-    fillers = []
+    fillers: list[Told] = []
     while True:
         filler = rng.choice(lexicon.FILLERS).format(**{slot: rng.choice(w) for slot, w in lexicon.SLOTS.items()})
         room -= len(filler.split())
@@ -145,7 +146,8 @@ def _filled(told: list[Told], words: int, rng: random.Random) -> list[Told]:
 def _word_list(config: CorpusConfig, rng: random.Random, name: str) -> list[Record]:
     """Words with their labels, one label for each kind of word; new words of the same kinds are asked for."""
     labels = rng.sample(lexicon.LABELS, KINDS)
-    told, asked = [], []
+    told: list[Told] = []
+    asked: list[tuple[str, str]] = []
     for label, kind in zip(labels, rng.sample(sorted(lexicon.CATEGORIES), KINDS), strict=True):
         words = rng.sample(lexicon.CATEGORIES[kind], len(lexicon.CATEGORIES[kind]))
         told += [(rng.choice(lexicon.ICL_TOLD).format(word=word, label=label), []) for word in words[:EXAMPLES]]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -10,7 +11,7 @@ from pic_jax.config import DataConfig
 from pic_jax.data.examples import Example, TokenisedRecord, make_example, question_tokens
 from pic_jax.errors import ConfigError, PicJaxError
 
-Batch = dict[str, np.ndarray | dict[str, np.ndarray]]
+Batch = dict[str, Any]  # arrays, and groups of them: `Batches` says which
 FT_MULTIPLE = 16  # scored questions are padded to a multiple of this
 
 
@@ -111,7 +112,7 @@ def _collate(drawn: list[tuple[int, Example]], cfg: DataConfig, objectives: Sequ
     context_BS = np.zeros((batch_size, S), np.int32)
     length_B = np.ones(batch_size, np.int32)  # a fill row keeps one position: attention over none is undefined
     index_B = np.full(batch_size, -1, np.int32)
-    batch = {'context': context_BS, 'context_length': length_B, 'index': index_B}
+    batch: Batch = {'context': context_BS, 'context_length': length_B, 'index': index_B}
     for name in objectives:
         shape = (batch_size, cfg.text_length(name, S))
         batch[name] = {'tokens': np.zeros(shape, np.int32), 'is_target': np.zeros(shape, bool)}

@@ -22,6 +22,7 @@ def prepare(
 ) -> tuple[dict[str, Sequence[TokenisedRecord]], int]:
     """Reads, splits and encodes the source; without the `ft` objective only its distinct contexts are used.
 
+    With cfg.pack, the documents of each split are then joined (data/packing.py).
     Documents of an `arrayrecord:` source are encoded already and stay on disk; each counts, also where two are equal.
 
     Returns:

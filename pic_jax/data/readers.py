@@ -4,8 +4,9 @@ import dataclasses
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pic_jax.data import formats
 from pic_jax.data.records import Record, check_text, context_field, from_fields
@@ -56,7 +57,7 @@ def from_dataset(dataset: 'datasets.Dataset', name: str) -> list[Record]:
     Raises:
       PicJaxError: the columns are not recognised, or a row is malformed.
     """
-    rows = ((f'{name} row {number}', row) for number, row in enumerate(dataset))
+    rows: Iterator[tuple[str, dict[str, Any]]] = ((f'{name} row {number}', row) for number, row in enumerate(dataset))
     columns = set(dataset.column_names)
     if {'question', 'answer'} <= columns and not columns & {'text', 'context', 'input'}:
         rows = formats.with_examples(rows)
@@ -78,7 +79,7 @@ def split(records: list[Record], validation: int, test: int) -> dict[str, list[R
     groups = list(dict.fromkeys(record.group for record in records))
     sides = split_ranges(len(groups), validation, test)
     side_of = {groups[place]: name for name, places in sides.items() for place in places}
-    parts = {name: [] for name in sides}
+    parts: dict[str, list[Record]] = {name: [] for name in sides}
     for record in records:
         parts[side_of[record.group]].append(record)
     return parts
@@ -105,7 +106,7 @@ def split_ranges(groups: int, validation: int, test: int) -> dict[str, range]:
 
 def documents(records: list[Record]) -> list[Record]:
     """The distinct contexts of `records`, in order, as plain text: a question source read for its documents."""
-    first = {}
+    first: dict[str, Record] = {}
     for record in records:
         first.setdefault(record.context, record)
     return [dataclasses.replace(record, prompt=None, answers=()) for record in first.values()]

@@ -140,7 +140,7 @@ def mixture_weights(
     for own in told:
         slot = own[-1] // ratio
         if apart and free:
-            slot = min(free, key=lambda other, slot=slot: abs(other - slot))
+            _, slot = min((abs(other - slot), other) for other in free)
             free.remove(slot)
         weights_kn[slot, own] = weight_n[own]
     return (weights_kn / np.linalg.norm(weights_kn, axis=1, keepdims=True)).astype(np.float32)
@@ -153,7 +153,7 @@ def told_in(records: Sequence[Record], context: np.ndarray, tokenizer, template:
     """
     told = []
     for record in records:
-        if record.place is None:
+        if record.place is None or record.prompt is None:
             continue
         # Without the space before the sentence: it belongs to the sentence's first token.
         start = len(encode(tokenizer, record.context[: round(record.place * len(record.context))].rstrip(' ')))

@@ -150,9 +150,10 @@ def finish(folder: Path) -> dict[str, Any] | None:
     Raises:
       PicJaxError: the folder cannot be used, or its shards were made with different settings.
     """
-    if missing(folder) != []:
+    end = _end_of(folder)
+    if end is None or missing(folder):
         return None
-    header, documents, numbers = _end_of(folder)
+    header, documents, numbers = end
     shards, lengths = [], []
     for number in numbers:
         path = folder / shard_name(number)
@@ -211,8 +212,9 @@ def _end_of(folder: Path) -> tuple[dict[str, Any], int, range] | None:
 def _is_whole(own: dict[str, Any]) -> bool:
     """Whether the file beside a shard says how long each of its documents is."""
     lengths = own.get('lengths')
-    numbers = isinstance(lengths, list) and all(type(n) is int and 0 <= n < 2**32 for n in lengths)
-    return numbers and bool(lengths) and own.get('documents') == len(lengths) and own.get('tokens') == sum(lengths)
+    if not isinstance(lengths, list) or not all(type(n) is int and 0 <= n < 2**32 for n in lengths):
+        return False
+    return bool(lengths) and own.get('documents') == len(lengths) and own.get('tokens') == sum(lengths)
 
 
 def shard_name(number: int) -> str:

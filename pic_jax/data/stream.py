@@ -26,9 +26,12 @@ def revision_of(source: str, wanted: str | None = None) -> str:
         import huggingface_hub
 
         try:
-            return huggingface_hub.HfApi().dataset_info(hub_parts(source)[0], revision=wanted).sha
+            commit = huggingface_hub.HfApi().dataset_info(hub_parts(source)[0], revision=wanted).sha
         except Exception as error:  # the hub client raises many unrelated types
             raise PicJaxError(f'{source}: cannot be found ({first_line(error)})') from error
+        if commit is None:
+            raise PicJaxError(f'{source}: the Hub names no commit of it')
+        return commit
     if wanted is not None:
         raise ConfigError(f'--revision={wanted} is not valid for {source}: expected a hub: source')
     path = _file(source)

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import grain
 import numpy as np
 
 from pic_jax.config import DataConfig
-from pic_jax.data.examples import TokenisedRecord, reserved_tokens, too_short
+from pic_jax.data.examples import TokenisedRecord, reserved_tokens, row_length, too_short
+from pic_jax.data.packing import pack
 from pic_jax.data.readers import expand, first_line, split_ranges
 from pic_jax.data.tokenise import fingerprint
 from pic_jax.errors import ConfigError, PicJaxError
@@ -148,6 +149,12 @@ class Documents(Sequence[TokenisedRecord]):
     def __len__(self) -> int:
         return len(self._places)
 
+    @overload
+    def __getitem__(self, index: int) -> TokenisedRecord: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> 'Documents': ...
+
     def __getitem__(self, index: int | slice) -> 'TokenisedRecord | Documents':
         if isinstance(index, slice):
             return Documents(self._index, self._places[index])
@@ -178,7 +185,8 @@ def prepare(
     """As `data.prepare.prepare`, for `arrayrecord:` sources: documents stay on disk, and each is a group of its own.
 
     Raises:
-      ConfigError: another tokenizer made the folder, an objective needs questions, or the splits leave nothing.
+      ConfigError: another tokenizer made the folder, an objective needs questions, the splits leave nothing, or
+        cfg.pack has no end token to use.
       PicJaxError: the folder cannot be used, or every document of a split is too short.
     """
     if 'ft' in objectives or cfg.questions_per_example > 1:
@@ -200,13 +208,20 @@ def prepare(
             'tokenizer has'
         )
     needed = cfg.min_context + reserved_tokens(cfg, objectives)
-    parts, dropped = {}, 0
+    parts: dict[str, Sequence[TokenisedRecord]] = {}
+    dropped = 0
     for name, places in split_ranges(len(index.lengths), cfg.validation, cfg.test).items():
         if name not in splits:
             continue
-        chosen = places.start + np.flatnonzero(index.lengths[places.start : places.stop] >= needed)
-        if len(places) and not len(chosen):
+        lengths = index.lengths[places.start : places.stop]
+        if cfg.pack:
+            documents = Documents(index, np.arange(places.start, places.stop, dtype=np.uint32))
+            rows = pack(documents, lengths, row_length(cfg, objectives), needed, tokenizer.eos_token_id)
+            parts[name], used = rows, rows.num_documents
+        else:
+            parts[name] = Documents(index, (places.start + np.flatnonzero(lengths >= needed)).astype(np.uint32))
+            used = len(parts[name])
+        if len(places) and not used:
             raise too_short(len(places), f'{index.folder} document {places.start}', cfg, objectives)
-        parts[name] = Documents(index, chosen.astype(np.uint32))
-        dropped += len(places) - len(chosen)
+        dropped += len(places) - used
     return parts, dropped

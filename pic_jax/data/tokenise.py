@@ -101,6 +101,11 @@ def _ids(tokenizer: 'PreTrainedTokenizerBase', text: str | list[str]) -> list:
         raise PicJaxError(f'the tokenizer fails: {error}') from error
 
 
+def decode(tokenizer: 'PreTrainedTokenizerBase', ids: np.ndarray) -> str:
+    """The text of ids [n], special tokens left out."""
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
 def fingerprint(tokenizer: 'PreTrainedTokenizerBase') -> str:
     """sha256, in hex, of what decides the ids of a text: the vocabulary by id, and the ids of PROBES.
 
@@ -152,7 +157,7 @@ def _chat_template(tokenizer: 'PreTrainedTokenizerBase') -> Template:
         raise ConfigError("prompt_template='chat' is not valid: the tokenizer has no chat template, expected plain")
     try:
         message = {'role': 'user', 'content': _MEMORY + _PROMPT}
-        text = tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+        text = str(tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False))
     except Exception as error:  # templates are programs and raise what they like
         raise ConfigError(f"prompt_template='chat' is not valid: the tokenizer's template fails ({error})") from error
     if text.count(_MEMORY + _PROMPT) != 1:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pic_jax.data.loader import Batch
+from pic_jax.data.tokenise import decode
 from pic_jax.evaluation.metrics import ROUGE, bleu4, bleu4_resampled, prefix_match, rouge
 from pic_jax.models.generation import generate
 from pic_jax.models.inputs import DecoderInput, from_memory
@@ -30,15 +31,21 @@ class Reconstruction(NamedTuple):
 def reconstruct(run: Run, trainable: dict[str, Any], batches: Iterable[Batch]) -> list[Reconstruction]:
     """Greedy continuations of [prefix][memory][AE], without their end token, for the examples in order.
 
-    One that does not end by itself is cut one token past the length of its context.
+    One that does not end by itself is cut one token past the length of its context. Where a context has end tokens of
+    its own (data.pack), as many more end its copy.
     """
+    eos_ids = run.decoder.config.eos_token_ids
     found = []
     for batch in batches:
         context_BS, length_B = batch['context'], batch['context_length']
         inputs = _marked_memory(run.program, run.base, trainable, context_BS, length_B)
         budget = run.config.data.text_length('ae', context_BS.shape[1])
-        tokens_BT, written_B = generate(run.decoder, run.base, inputs, budget, run.decoder.config.eos_token_ids)
-        tokens_BT, written_B = np.asarray(tokens_BT), np.minimum(written_B, length_B + 1)
+        inner_B = (np.isin(context_BS, eos_ids) & (np.arange(context_BS.shape[1]) < length_B[:, None])).sum(axis=1)
+        tokens_BT, written_B = generate(run.decoder, run.base, inputs, budget, () if inner_B.any() else eos_ids)
+        tokens_BT = np.asarray(tokens_BT)
+        if inner_B.any():
+            written_B = (np.cumsum(np.isin(tokens_BT, eos_ids), axis=1) <= inner_B[:, None]).sum(axis=1)
+        written_B = np.minimum(written_B, length_B + 1)
         found += [
             Reconstruction(context_BS[row, : length_B[row]], tokens_BT[row, : written_B[row]])
             for row in np.flatnonzero(batch['index'] >= 0)
@@ -60,11 +67,11 @@ def score_reconstructions(
       kinds of `ROUGE` (means over texts), each with its value and the values [resamples] of the resampled examples.
     """
     written, contexts = (
-        [tokenizer.decode(ids, skip_special_tokens=True) for ids in column]
+        [decode(tokenizer, ids) for ids in column]
         for column in ([r.written for r in reconstructions], [r.context for r in reconstructions])
     )
     overlaps = [rouge(text, [context]) for text, context in zip(written, contexts, strict=True)]
-    marks = {'prefix_em': [prefix_match(r.written, r.context) for r in reconstructions]}
+    marks = {'prefix_em': [prefix_match(r.written.tolist(), r.context.tolist()) for r in reconstructions]}
     marks |= {kind: [overlap[kind] for overlap in overlaps] for kind in ROUGE}
     means = {
         metric: (float(np.mean(mark_N)), times_RN @ np.array(mark_N) / times_RN.sum(axis=1))

@@ -8,6 +8,8 @@ from jax.sharding import Mesh
 
 from pic_jax.budget import memory_slots
 from pic_jax.compressors.slots import parts_of
+from pic_jax.data.examples import TokenisedRecord
+from pic_jax.data.packing import Packed
 from pic_jax.models.attention import choose
 from pic_jax.nested import at_ratio, served_ratios
 from pic_jax.patterns import causal
@@ -19,8 +21,8 @@ def count(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def summary(run: Run, trainable: Any, examples: int, dropped: int) -> list[str]:
-    """What is about to happen, in a few lines."""
+def summary(run: Run, trainable: Any, training: Sequence[TokenisedRecord], dropped: int) -> list[str]:
+    """What is about to happen, in a few lines; `dropped` documents were too short."""
     config = run.config
     context = config.data.context_length
     ratios = served_ratios(config.compressor)
@@ -34,8 +36,9 @@ def summary(run: Run, trainable: Any, examples: int, dropped: int) -> list[str]:
         f'parameters: {count(trainable):,} trained, {count(run.base):,} frozen ({config.base})',
         f'{layout}: ratio {commas(ratios)}{drawn}, {context} tokens -> k = {commas(k)} vectors',
         attention(run),
-        f'{examples:,} training examples, {config.train.batch_size} a step, '
+        f'{len(training):,} training examples, {config.train.batch_size} a step, '
         f'up to {config.train.batch_size * context:,} context tokens a step',
+        *([training.told()] if isinstance(training, Packed) else []),
         *([f'{dropped:,} documents are too short for data.min_context and are left out'] if dropped else []),
     ]
 
