@@ -338,10 +338,11 @@ class Loop:
           PicJaxError: it is one too many.
         """
         limit = self._config.max_skipped_steps
+        named = {'loss': values['loss'], 'gradient norm': values['grad_norm']}
+        wrong = [f'{name} {value}' for name, value in named.items() if not np.isfinite(value)]
         text = (
-            f'step {step}: loss {values["loss"]} and gradient norm {values["grad_norm"]} are not finite; the update '
-            f'was discarded ({skipped} so far, train.max_skipped_steps={limit}). '
-            f'The batch: {self._job.sources(batch)}'
+            f'step {step}: {" and ".join(wrong)} {"is" if len(wrong) == 1 else "are"} not finite; the update was '
+            f'discarded ({skipped} so far, train.max_skipped_steps={limit}). The batch: {self._job.sources(batch)}'
         )
         if skipped > limit:
             raise PicJaxError(text)
