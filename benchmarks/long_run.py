@@ -1,0 +1,226 @@
+"""A training that goes on for hours in segments, each resumed where SIGTERM stopped the one before: does anything grow?
+
+`pic-jax train` of benchmarks/long_training.py is watched from outside. Memory, open files, threads, processor time and
+time per step are sampled every few seconds; a line is fitted to each (benchmarks/growth.py), within a segment and after
+its first minutes, in which programs are compiled and pools fill up. What counts as growth:
+
+- memory: the upper end of the slope's 95% interval, kept up for a day, adds more than a quarter of what there is. A
+  preempted run is seldom older, and a machine has as much to spare; a list that keeps one float array of 1,000 numbers
+  a step passes the limit at one step a second.
+- open files, threads: the upper end of the interval is one an hour or more.
+- processor time per step (with saves and evaluations): the upper end is 10% an hour or more. Other programs on the
+  machine hardly change this number.
+- time per step: the lower end is above 10% an hour, that is, it grew for certain. Other programs do change this one:
+  `other_cores` says how many cores they used in the first and in the second half.
+
+    python benchmarks/long_run.py     runs the next segment that is missing; exit code 1 where a segment has a problem
+"""
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import killed_runs as runs
+import numpy as np
+from growth import LEAST, slope
+from process_samples import Usage, busy_s, usage
+from provenance import provenance
+
+from pic_jax.errors import EXIT_RESTART
+from pic_jax.files import read_json, write_text
+
+CONFIG = Path(__file__).with_name('long_training.py')
+RESULTS = Path(__file__).with_name('results') / 'long_run' / 'segments.json'
+WORKDIR = Path(__file__).parents[1] / 'runs' / 'long_run'
+SEED = 0
+EVERY_S, STORED_SAMPLES = 5.0, 200
+TAIL = 8192  # bytes at the end of metrics.jsonl that hold more than two records
+MEMORY_SHARE_A_DAY, COUNT_AN_HOUR, PERCENT_AN_HOUR = 0.25, 1.0, 10.0
+UNITS = {
+    'rss_mib': 'MiB', 'anonymous_mib': 'MiB', 'handles': 'handles', 'threads': 'threads',
+    'step_cpu_s': '%', 'step_s': '%',
+}  # fmt: skip
+
+Samples = dict[str, np.ndarray]  # the fields of `Usage`, and t_s, step, step_s, busy_s; one number a sample
+
+
+def segment(workdir: Path, minutes: float, settle: float, before: dict[str, Any] | None, config: Path = CONFIG) -> dict:
+    """The row of one more segment; it goes on from the workdir's newest checkpoint.
+
+    Args:
+      minutes: from the first record to SIGTERM. settle: of these, before the fits begin.
+      before: the row of the segment before it.
+    """
+    commit, saved = provenance(SEED), runs.saved_step(workdir)
+    if before and not saved:
+        print(f'{workdir} has no checkpoint: starts afresh', file=sys.stderr)
+    (process,) = runs.start(workdir, config=config)
+    try:
+        samples = watched(process, workdir, 60 * minutes)
+    finally:
+        process.terminate()
+        (code,) = runs.ended([process])
+    resumed, last = runs.resumed_from(workdir) or None, runs.saved_step(workdir)
+    row = {
+        'minutes': minutes, 'settle_minutes': settle, 'sampled_every_s': EVERY_S, 'cores': len(os.sched_getaffinity(0)),
+        'saved_before': saved or None, 'resumed_from': resumed, 'last_step': last, 'exit_code': code,
+        **counts(workdir, resumed or 0, last), **measured(samples, 60 * settle), **commit,
+    }  # fmt: skip
+    return row | {'problems': problems(row, before), 'samples': thinned(samples)}
+
+
+def watched(process: subprocess.Popen, workdir: Path, seconds: float) -> Samples:
+    """Samples from the first new record on, until that time is over or the process has ended."""
+    first, rows, began = newest_step(workdir)[0], [], None
+    deadline = time.monotonic() + runs.LIMIT_S
+    while time.monotonic() < deadline:
+        try:
+            process.wait(EVERY_S)
+            break
+        except subprocess.TimeoutExpired:
+            pass
+        found, (step, step_s) = usage(process.pid), newest_step(workdir)
+        if found and step > first:
+            if began is None:
+                began = time.monotonic()
+                deadline = began + seconds
+            rows.append((round(time.monotonic() - began, 2), *found, step, step_s, busy_s()))
+    names = ('t_s', *Usage._fields, 'step', 'step_s', 'busy_s')
+    return dict(zip(names, np.array(rows).reshape(-1, len(names)).T, strict=True))
+
+
+def newest_step(workdir: Path) -> tuple[int, float]:
+    """The step of the newest training record, and the seconds of one step up to there; zeros without one."""
+    path = workdir / 'metrics.jsonl'
+    if not path.exists():
+        return 0, 0.0
+    with path.open('rb') as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        lines = file.read().split(b'\n')[1:-1]  # both ends may be cut
+    records = [json.loads(line) for line in lines]
+    laps = [
+        (record['step'], record['elapsed_s'] / (record['step'] - last['step']))
+        for last, record in itertools.pairwise(records)
+        if 'elapsed_s' in record and record['step'] > last['step']
+    ]
+    return laps[-1] if laps else (0, 0.0)
+
+
+def counts(workdir: Path, first: int, last: int) -> dict[str, int]:
+    """How often a segment saved and evaluated."""
+    every = read_json(workdir / 'config.json')['train']['checkpoint_every']
+    evaluations = sum(row['split'] == 'validation' and row['step'] > first for row in runs.records(workdir))
+    return {'saves': last // every - first // every + (last % every > 0), 'evaluations': evaluations}
+
+
+def measured(samples: Samples, settle_s: float) -> dict[str, Any]:
+    """Middles and slopes after the first seconds; those of times are percent an hour. All empty without enough.
+
+    `step_cpu_s` is processor time between two samples over the steps between them.
+    """
+    kept = samples['t_s'] >= settle_s
+    after = {name: values[kept] for name, values in samples.items()}
+    moved = np.flatnonzero(np.diff(after['step'], prepend=-1))[1:]  # the first one says when the interval began
+    if len(moved) <= LEAST:
+        return {'middles': {}, 'slopes': {}, 'other_cores': []}
+    steps = {name: np.diff(after[name][moved]) for name in ('cpu_s', 'step')}
+    step_cpu_s, step_s = steps['cpu_s'] / steps['step'], after['step_s'][moved]
+    slopes, middles = {}, {}
+    for name in UNITS:
+        if name == 'step_cpu_s':
+            times, values, middle = after['t_s'][moved][1:], step_cpu_s, np.mean
+        elif name == 'step_s':
+            times, values, middle = after['t_s'][moved], step_s, np.mean
+        else:
+            times, values, middle = after['t_s'], after[name], np.median
+        middles[name] = round(float(middle(values)), 4)
+        scale = 100 / middle(values) if UNITS[name] == '%' else 1
+        slopes[name] = slope(times / 3600, values * scale, middle)._asdict()
+    others = np.array_split(np.stack([after['busy_s'] - after['cpu_s'], after['t_s']]), 2, axis=1)
+    return {
+        'middles': middles, 'slopes': slopes,
+        'other_cores': [round(float(np.ptp(busy) / np.ptp(t)), 2) for busy, t in others],
+    }  # fmt: skip
+
+
+def problems(row: dict[str, Any], before: dict[str, Any] | None) -> list[str]:
+    """What is wrong with a segment, a line each."""
+    found = []
+    if row['exit_code'] != EXIT_RESTART:
+        found.append(f'exit code {row["exit_code"]}, expected {EXIT_RESTART}')
+    if row['resumed_from'] != row['saved_before']:
+        found.append(f'resumed from {row["resumed_from"]}, expected {row["saved_before"]}')
+    if before and row['saved_before'] and row['saved_before'] != before['last_step']:
+        found.append(
+            f'the workdir was at step {row["saved_before"]}, the segment before ended at {before["last_step"]}'
+        )
+    return found + growth(row['middles'], row['slopes'])
+
+
+def growth(middles: dict[str, float], slopes: dict[str, dict[str, float]]) -> list[str]:
+    """What grows, or may grow, by more than the limits above."""
+    if not slopes:
+        return ['too few samples to fit a line']
+    limits = {
+        'rss_mib': MEMORY_SHARE_A_DAY * middles['rss_mib'] / 24, 'handles': COUNT_AN_HOUR, 'threads': COUNT_AN_HOUR,
+        'step_cpu_s': PERCENT_AN_HOUR, 'step_s': PERCENT_AN_HOUR,
+    }  # fmt: skip
+    found = []
+    for name, limit in limits.items():
+        end = 'low' if name == 'step_s' else 'high'
+        if slopes[name][end] >= limit:
+            each = slopes[name]
+            said = f'{name}: {each["rate"]:.2f} {UNITS[name]} an hour [{each["low"]:.2f}, {each["high"]:.2f}]'
+            found.append(f'{said}, expected a {end} end below {limit:.2f}')
+    return found
+
+
+def thinned(samples: Samples) -> dict[str, list[float]]:
+    """At most STORED_SAMPLES of them, at equal distances."""
+    step = -(-len(samples['t_s']) // STORED_SAMPLES) or 1
+    return {name: values[::step].tolist() for name, values in samples.items()}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """What the rows come to: middles, with the slope's 95% interval an hour."""
+    names = {'rss_mib': 'memory, MiB', 'handles': 'open files', 'threads': 'threads', 'step_cpu_s': 'CPU s a step',
+             'step_s': 's a step'}  # fmt: skip
+    text = ['| ' + ' | '.join(['segment', 'steps', 'saves', 'evaluations', *names.values(), 'problems']) + ' |']
+    text += ['|---' * (len(names) + 5) + '|']
+    for number, row in enumerate(rows, 1):
+        cells = [number, f'{row["resumed_from"] or 0} to {row["last_step"]}', row['saves'], row['evaluations']]
+        for name in names:
+            each = row['slopes'].get(name)
+            unit = ' %' if UNITS[name] == '%' else ''
+            cells.append(f'{row["middles"][name]:g} ({each["low"]:+.2f} to {each["high"]:+.2f}{unit})' if each else '-')
+        text.append('| ' + ' | '.join(map(str, [*cells, '; '.join(row['problems']) or 'none'])) + ' |')
+    return '\n'.join(text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--minutes', type=float, default=45, help='of a segment')
+    parser.add_argument('--settle', type=float, default=5, metavar='MINUTES', help='before the fits begin')
+    parser.add_argument('--segments', type=int, default=4, help='how many there shall be')
+    parser.add_argument('--workdir', type=Path, default=WORKDIR, help='of the training; it has to be kept in between')
+    parser.add_argument('--results', type=Path, default=RESULTS, help='the file of rows')
+    args = parser.parse_args()
+    rows = read_json(args.results)['rows'] if args.results.exists() else []
+    if len(rows) < args.segments:
+        args.workdir.parent.mkdir(parents=True, exist_ok=True)
+        rows.append(segment(args.workdir, args.minutes, args.settle, rows[-1] if rows else None))
+        write_text(args.results, json.dumps({'rows': rows}, indent=1) + '\n')
+    print(table(rows))
+    if len(rows) < args.segments:
+        print(f'{len(rows)} of {args.segments} segments: run the same command again to go on')
+    return int(any(row['problems'] for row in rows))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""A training without an end that saves and evaluates often: what benchmarks/long_run.py watches.
+
+JAX_PLATFORMS=cpu pic-jax train --config=benchmarks/long_training.py --workdir=runs/long_run
+"""
+
+
+def get_config():
+    """PIC on 64 tokens: a record of every 10th step, a checkpoint of every 50th, an evaluation after every 100th."""
+    from pic_jax.recipes import on_tiny_base
+
+    config = on_tiny_base(context_length=64)
+    config.compressor.method = 'pic'
+    config.compressor.ratio = 4
+    config.compressor.chunk_size = 16
+    config.compressor.lora.rank = 4
+    config.objective.lm = config.objective.ae = 1.0
+    config.data.size, config.data.validation, config.data.test = 400, 16, 4
+    config.data.corpus.words = 90
+    config.data.target_length = config.data.min_context = 16
+    config.data.random_start = True
+    config.optimizer.name = 'adamw'
+    config.optimizer.warmup_steps = 10
+    config.train.steps = 1_000_000
+    config.train.batch_size = 4
+    config.train.eval_examples = 8
+    config.train.log_every = 10
+    config.train.eval_every = 100
+    config.train.checkpoint_every = 50
+    return config

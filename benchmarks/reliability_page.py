@@ -1,0 +1,88 @@
+"""Writes RELIABILITY.md from the stored results; runs nothing.
+
+python benchmarks/reliability_page.py
+"""
+
+from pathlib import Path
+
+import coverage_rows
+import faults
+import long_run
+import many_documents
+from pages import Section, origin, stored, table
+
+ROOT = Path(__file__).parents[1]
+
+
+def kills_and_disks() -> Section | None:
+    """Trainings killed at random moments, and checkpoints damaged in every file."""
+    kept = stored('faults')
+    if not kept:
+        return None
+    kills, damages = (kept[name]['rows'] if name in kept else [] for name in ('killed', 'disk'))
+    machine = next(iter(kept.values()))['machine']
+    origins = origin({'commit': row['commit'], 'machine': machine} for row in (*kills, *damages))
+    return Section('Killed trainings and damaged checkpoints', 'faults', origins, faults.tables(kills, damages))
+
+
+def readers() -> Section | None:
+    """What damaged files do to every reader."""
+    kept = stored('fuzz').get('fuzz')
+    if not kept:
+        return None
+    lines = [
+        [name, f'{row["examples"]:,}', f'{row["accepted"]:,}', f'{row["seconds"]:.0f}', str(len(row['failures']))]
+        for name, row in kept['readers'].items()
+    ]
+    total = [sum(row[field] for row in kept['readers'].values()) for field in ('examples', 'accepted', 'seconds')]
+    failures = sum(len(row['failures']) for row in kept['readers'].values())
+    lines.append(['all', *(f'{number:,.0f}' for number in total), str(failures)])
+    heading = ['reader', 'damaged files', 'accepted', 'seconds', 'failures']
+    text = (
+        'What is accepted is compared with a second reader. A failure is a traceback, a hang, more than 1 GiB, or a '
+        'difference.'
+    )
+    return Section('Damaged files', 'fuzz', origin([kept]), f'{text}\n\n{table(heading, lines)}')
+
+
+def long_training() -> Section | None:
+    """Whether anything grows over hours."""
+    kept = stored('long_run').get('segments')
+    if not kept:
+        return None
+    rows = kept['rows']
+    minutes = ', '.join(f'{row["minutes"]:g}' for row in rows)
+    text = f'{len(rows)} of 4 segments so far, of {minutes} minutes.\n\n{long_run.table(rows)}'
+    return Section('A long training', 'long_run', origin(rows), text)
+
+
+def many() -> Section | None:
+    """Compilations and memory of compressing many documents."""
+    kept = stored('many_documents').get('rows')
+    return kept and Section('Many documents', 'many_documents', origin([kept]), many_documents.table(kept))
+
+
+def lines() -> Section | None:
+    """What the tests run."""
+    kept = stored('coverage').get('rows')
+    return kept and Section('Lines that the tests run', 'coverage_rows', origin([kept]), coverage_rows.shown(kept))
+
+
+def page() -> str:
+    """The whole page."""
+    found = [kills_and_disks(), readers(), long_training(), many(), lines()]
+    text = [
+        '# Reliability',
+        'Made by `python benchmarks/reliability_page.py` from the JSON files in `benchmarks/results/`, which '
+        '`make soak` and `make coverage` write. What is promised about hostile files stands in SECURITY.md.',
+        *(section.shown() for section in found if section),
+    ]
+    return '\n\n'.join(text) + '\n'
+
+
+def main() -> None:
+    (ROOT / 'RELIABILITY.md').write_text(page())
+
+
+if __name__ == '__main__':
+    main()

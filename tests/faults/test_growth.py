@@ -1,0 +1,125 @@
+"""The judges of the long runs: what grows is flagged, what does not is not."""
+
+import os
+
+import long_run
+import many_documents
+import numpy as np
+import pytest
+from growth import slope
+from process_samples import busy_s, usage
+
+MINUTES = np.arange(0, 45, 1 / 12)  # a sample every 5 seconds
+
+
+def series(**grown) -> long_run.Samples:
+    """Samples of 45 minutes that do not grow, noisy as those of a real run; `grown` is added to some of them."""
+    rng, n = np.random.default_rng(0), len(MINUTES)
+    steps = 10 * np.floor(MINUTES * 120)  # records of every 10th step, 20 steps a second
+    flat = {
+        't_s': 60 * MINUTES, 'rss_mib': 900 + rng.normal(0, 1, n), 'anonymous_mib': 700 + rng.normal(0, 1, n),
+        'handles': 40 + rng.integers(0, 2, n) * 3, 'threads': np.full(n, 25), 'cpu_s': 0.08 * steps,
+        'step': steps, 'step_s': 0.05 + rng.normal(0, 0.004, n), 'busy_s': 0.08 * steps + 6 * MINUTES,
+    }  # fmt: skip
+    return flat | {name: flat[name] + more for name, more in grown.items()}
+
+
+def judged(**grown) -> list[str]:
+    found = long_run.measured(series(**grown), settle_s=300)
+    return long_run.growth(found['middles'], found['slopes'])
+
+
+def test_what_does_not_grow_is_not_flagged():
+    assert judged() == []
+
+
+@pytest.mark.parametrize(
+    ('name', 'grown'),
+    [
+        ('rss_mib', MINUTES / 60 * 20),  # 20 MiB an hour
+        ('handles', np.floor(MINUTES / 10)),  # one in ten minutes
+        ('threads', np.floor(MINUTES / 10)),
+        ('step_s', 0.05 * MINUTES / 60 * 0.5),  # half as long again in an hour
+        ('cpu_s', 0.08 * 1200 * MINUTES * (MINUTES / 120) * 0.5),  # whose time per step grows so
+    ],
+)
+def test_what_grows_is_flagged(name, grown):
+    (found,) = judged(**{name: grown})
+    assert found.startswith({'cpu_s': 'step_cpu_s'}.get(name, name))
+
+
+def test_what_grows_before_the_fit_begins_is_not():
+    assert judged(rss_mib=np.minimum(MINUTES, 4) * 100) == []
+
+
+def test_a_peak_of_every_save_is_not():
+    assert judged(rss_mib=np.where(np.arange(len(MINUTES)) % 5 == 0, 300, 0)) == []
+
+
+def test_a_segment_without_steps_is_flagged():
+    stuck = series(step=-series()['step'])
+    found = long_run.measured(stuck, settle_s=300)
+    assert long_run.growth(found['middles'], found['slopes']) == ['too few samples to fit a line']
+
+
+def test_a_line_is_fitted_with_its_error():
+    """Noise of a known size, often: the interval holds the truth about as often as it says."""
+    rng, x = np.random.default_rng(1), np.linspace(0, 2, 20)
+    found = [slope(x, 5 + 3 * x + rng.normal(0, 0.5, len(x))) for _ in range(400)]
+    assert np.mean([each.rate for each in found]) == pytest.approx(3, abs=0.03)
+    assert np.mean([each.low <= 3 <= each.high for each in found]) == pytest.approx(0.95, abs=0.03)
+    assert slope([0, 1, 2, 3], [7, 7, 7, 7]) == (0, 0, 0, 0)
+    with pytest.raises(ValueError, match='2 samples: expected at least 3'):
+        slope([0, 1], [0, 1])
+
+
+def test_a_resume_from_elsewhere_is_flagged():
+    flat = long_run.measured(series(), settle_s=300)
+    row = flat | {'exit_code': 75, 'saved_before': 500, 'resumed_from': 500}
+    assert long_run.problems(row, {'last_step': 500}) == []
+    assert long_run.problems(row | {'saved_before': None, 'resumed_from': None}, {'last_step': 500}) == []
+    assert long_run.problems(row | {'exit_code': 1}, None) == ['exit code 1, expected 75']
+    assert long_run.problems(row | {'resumed_from': 450}, None) == ['resumed from 450, expected 500']
+    (found,) = long_run.problems(row, {'last_step': 600})
+    assert found == 'the workdir was at step 500, the segment before ended at 600'
+
+
+def test_few_samples_are_stored():
+    kept = long_run.thinned(series())
+    assert {len(values) for values in kept.values()} == {180}
+    assert kept['t_s'][:2] == [0, 15]
+
+
+def test_what_linux_says_of_this_process():
+    before, cpu_s = usage(os.getpid()), busy_s()
+    with open(os.devnull) as _:
+        after = usage(os.getpid())
+    assert after.handles == before.handles + 1
+    assert 0 < before.anonymous_mib < before.rss_mib
+    assert 0 < before.cpu_s <= cpu_s
+    assert before.threads >= 1
+    assert usage(2**22 + 1) is None
+
+
+@pytest.mark.parametrize(
+    ('changed', 'said'),
+    [
+        ({}, []),
+        ({'compilations': 5}, ['compiled 5 times, expected 1 to 4']),  # more often than there are buckets
+        ({'buckets': dict.fromkeys(range(9), 1), 'compilations': 7}, ['compiled 7 times, expected 1 to 6']),
+        ({'compilations': 0}, ['compiled 0 times, expected 1 to 4']),
+        ({'growth': 0.2}, ['memory grows by 20.0%, expected at most 10%']),
+        ({'exit_code': 1}, ['exit code 1']),
+    ],
+)
+def test_what_counts_as_a_problem_of_many_documents(changed, said):
+    row = {
+        'exit_code': 0, 'compilations': 4, 'compilations_allowed': 6, 'batch_shapes': 1, 'growth': 0.01,
+        'buckets': {32: 2, 64: 5, 128: 9, 256: 7},
+    }  # fmt: skip
+    assert many_documents.problems(row | changed) == said
+
+
+def test_four_programs_for_each_doubling():
+    assert [many_documents.limit(longest, 1) for longest in (1, 32, 33, 64, 2000)] == [1, 1, 5, 5, 25]
+    assert many_documents.limit(2000, 2) == 50
