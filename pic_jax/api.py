@@ -1,5 +1,6 @@
 """Use a trained compressor from Python: load, compress, generate."""
 
+import bisect
 import dataclasses
 import functools
 import hashlib
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 from pic_jax import nested
 from pic_jax.compressors.base import Compressor
 from pic_jax.config import to_mapping
-from pic_jax.data.tokenise import encode
+from pic_jax.data.tokenise import decode, encode
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.interop.contexts import ContextMetadata, StoredContexts, check_target, to_memory
 from pic_jax.interop.contexts import from_memory as from_memory_to_stored
@@ -136,8 +137,7 @@ class TrainedCompressor:
         )
         eos_ids, key = run.decoder.config.eos_token_ids, jax.random.key(seed)
         tokens_BT, made_B = generate(run.decoder, run.base, inputs, max_new_tokens, eos_ids, sampling, key)
-        decode = functools.partial(run.tokenizer.decode, skip_special_tokens=True)
-        return [decode(np.asarray(row)[:n]).strip() for row, n in zip(tokens_BT, made_B, strict=True)]
+        return [decode(run.tokenizer, np.asarray(row)[:n]).strip() for row, n in zip(tokens_BT, made_B, strict=True)]
 
     def store(self, contexts: Sequence[str], ids: Sequence[str], ratio: int | None = None) -> StoredContexts:
         """Compresses texts into what `interop.context_files.write` keeps; `ids` name them, `ratio` is as in `compress`.
@@ -202,18 +202,27 @@ class TrainedCompressor:
         return digest.hexdigest()
 
     def _bucket(self, length: int) -> int:
-        """A padded length, so that few are compiled: powers of two, then whole windows or chunks."""
+        """A padded length, so that few are compiled: at most four for each doubling, and the longest that fits.
+
+        Powers of two up to `context_length`, then whole windows or chunks.
+        """
         config = self.run.config.compressor
         if length <= config.context_length:
             padded = min(1 << max(length - 1, 31).bit_length(), config.context_length)
         else:
             unit = config.window or config.chunk_size or 1
+            units = -(-length // unit)
+            unit *= max(1 << (units - 1).bit_length() >> 3, 1)
             padded = -(-length // unit) * unit
+        longer = range(length + 1, padded + 1)  # the text may fit where its padding does not
+        return length + bisect.bisect(longer, False, key=lambda each: not self._fits(each))
+
+    def _fits(self, length: int) -> bool:
         try:
-            self.run.compressor.check_length(padded)
+            self.run.compressor.check_length(length)
         except ConfigError:
-            return length  # the text may fit where its padding does not
-        return padded
+            return False
+        return True
 
 
 def load(workdir: str | Path, step: int | str = LATEST, mesh: Mesh | None = None) -> TrainedCompressor:
