@@ -1,6 +1,7 @@
 """Several processes as one job: jax.distributed, started where the environment says that there are others."""
 
 import os
+from typing import Any
 
 import jax
 
@@ -49,7 +50,7 @@ def expected(environ: os._Environ | dict[str, str]) -> bool:
     return len(environ.get('TPU_WORKER_HOSTNAMES', '').split(',')) > 1 or 'MEGASCALE_COORDINATOR_ADDRESS' in environ
 
 
-def explicit(environ: os._Environ | dict[str, str]) -> dict[str, str | int]:
+def explicit(environ: os._Environ | dict[str, str]) -> dict[str, Any]:
     """The arguments of jax.distributed.initialize that the variables in EXPLICIT give; {} without them.
 
     Raises:

@@ -131,7 +131,7 @@ def make_layout(config: CompressorConfig, num_tokens: int) -> Layout:
             '(set compressor.window, or raise compressor.context_length)'
         )
     token = np.arange(num_tokens)
-    chunk_starts = np.arange(0, num_tokens, chunk_size)
+    chunk_starts = range(0, num_tokens, chunk_size)
     group_starts = [np.arange(start, min(start + chunk_size, num_tokens), ratio) for start in chunk_starts]
     group = np.concatenate(group_starts)
     slot_chunk = group // chunk_size

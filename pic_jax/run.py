@@ -164,7 +164,8 @@ def load_base(folder: Path, config: DecoderConfig, dtype: jnp.dtype, mesh: Mesh)
         def read(bounds: tuple[tuple[int, int], ...]):
             return weights.read(tensor, tuple(slice(*bound) for bound in bounds), dtype)
 
-        def part(index: tuple[slice, ...]):
+        def part(index: tuple[slice, ...] | None):
+            index = index or (slice(None),) * len(shape)
             return read(tuple(cut.indices(size)[:2] for cut, size in zip(index, shape, strict=True)))
 
         return jax.make_array_from_callback(shape, sharding, part)

@@ -89,8 +89,8 @@ def started(row: 'Row', sweep: Path) -> 'Row':
     from pic_jax.errors import ConfigError
     from pic_jax.evaluation import ablation
 
-    if row.config.start:
-        raise ConfigError(f'--start_from={sweep} is not valid: {row.name} has start={row.config.start} already')
+    if row.settings.start:
+        raise ConfigError(f'--start_from={sweep} is not valid: {row.name} has start={row.settings.start} already')
     if not ablation.has_weights(sweep, row):
         return row._replace(config=None, error=f'{sweep} has no weights of this row: expected a sweep run with --save')
-    return row._replace(config=dataclasses.replace(row.config, start=str(ablation.weights_folder(sweep, row))))
+    return row._replace(config=dataclasses.replace(row.settings, start=str(ablation.weights_folder(sweep, row))))

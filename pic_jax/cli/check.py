@@ -5,6 +5,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 HELP = "compute an exported compressor's golden memory again, in JAX and, where it is installed, in PyTorch"
 EXAMPLE = """examples:
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     folder = Path(args.folder)
     trained = artefact.load(folder, args.base)
-    checks = [{'runtime': 'jax'} | each._asdict() for each in artefact.check(trained, folder)]
+    checks: list[dict[str, Any]] = [{'runtime': 'jax'} | each._asdict() for each in artefact.check(trained, folder)]
     if all(importlib.util.find_spec(name) for name in ('torch', 'peft')):
         checks += _check_in_torch(folder, trained.run.config.base, {each['field']: each['limit'] for each in checks})
     if args.json:
@@ -54,7 +55,9 @@ def _check_in_torch(folder: Path, base: str, limits: dict[str, float]) -> list[d
     try:
         differences = Compressor.from_pretrained(folder, base=named_folder(base), verify=False).check()
     except (OSError, RuntimeError, ValueError) as error:  # of torch, transformers and PEFT
-        raise PicJaxError(f'{folder}: PyTorch cannot compute it: {(str(error).splitlines() or [error])[0]}') from error
+        raise PicJaxError(
+            f'{folder}: PyTorch cannot compute it: {(str(error).splitlines() or [type(error).__name__])[0]}'
+        ) from error
     return [
         {'runtime': 'torch', 'field': field, 'difference': difference, 'limit': limits[field]}
         for field, difference in sorted(differences.items())

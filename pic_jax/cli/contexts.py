@@ -90,7 +90,7 @@ def parse_rows(text: str, count: int) -> list[int]:
     Raises:
       ConfigError: an item that is neither, selects nothing, or is out of range.
     """
-    rows = []
+    rows: list[int] = []
     for item in text.split(','):
         first, colon, last = item.strip().partition(':')
         numbers = [number for number in (first, last) if number]
@@ -110,7 +110,7 @@ def parse_rows(text: str, count: int) -> list[int]:
 
 def _table(file: str, description: dict[str, Any]) -> str:
     """The description as text: shared fields, then one aligned line per context."""
-    rows = [('row', 'id', 'source tokens', 'k', 'ratio', 'bytes')]
+    rows: list[tuple[str, ...]] = [('row', 'id', 'source tokens', 'k', 'ratio', 'bytes')]
     for context in description['contexts']:
         numbers = (context['source_tokens'], context['k'], f'{context["ratio"]:.2f}', context['bytes'])
         rows.append((str(context['row']), _printable(context['id']), *map(str, numbers)))

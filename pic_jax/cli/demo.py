@@ -9,7 +9,7 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -74,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
     folders = {method: workdir / method for method in OVERRIDES}
     workdir.mkdir(parents=True, exist_ok=True)  # fails before the work rather than behind it
     say(f'fine-tuning {" and ".join(METHODS)} on questions, then asking them and the controls about held-out documents')
-    rows, answers = [], {}
+    rows: list[Any] = []
+    answers: dict[str, Any] = {}
     for made, given in each(train_and_score, [(method, folders[method]) for method in OVERRIDES]):
         rows, answers = rows + made, answers | given
     pic = load(folders['pic'])
@@ -114,7 +115,7 @@ def draw(folders: dict[str, Path], config: Any, rows: list[Any]) -> None:
     plots.plot_bars(workdir / 'exact_match.png', bars, 'questions answered exactly', 'What is left after compression')
 
 
-def store_and_ask(workdir: Path, pic: Any, shown: list[Any], answers: dict[str, list[str]]) -> dict[str, Any]:
+def store_and_ask(workdir: Path, pic: Any, shown: Sequence[Any], answers: dict[str, list[str]]) -> dict[str, Any]:
     """Stores the context of the shown questions; writes and returns its text and the answers of the methods."""
     from pic_jax.files import write_text
     from pic_jax.interop import context_files
@@ -198,7 +199,7 @@ def train_and_score(method: str, folder: Path) -> tuple[list[Any], dict[str, lis
     return rows, answers
 
 
-def asked_of(run: Any) -> list[Any]:
+def asked_of(run: Any) -> Sequence[Any]:
     """Every third question about the test documents."""
     from pic_jax.evaluation import harness
 
@@ -221,7 +222,7 @@ class Named(io.TextIOBase):
         self._stream.flush()
 
 
-def gain(answers: list[str], others: list[str], records: list[Any]) -> tuple[float, float, float]:
+def gain(answers: list[str], others: list[str], records: Sequence[Any]) -> tuple[float, float, float]:
     """Difference of the exact match of two methods on the same questions, with its paired 95% bootstrap interval."""
     from pic_jax.evaluation.harness import groups_of
     from pic_jax.evaluation.metrics import bootstrap_interval, exact_match

@@ -55,10 +55,10 @@ def run(args: argparse.Namespace) -> int:
     shape, slice_ = programs.decoder_shape(config.base), topology.find(args.topology)
     if config.prompt_template != 'plain':
         _note(f'prompt_template={config.prompt_template}: the few tokens that open it are not in the plan')
-    found = []
+    found: list[measure.Measured] = []
     if args.fit:
         searched = fit.search(config, shape, slice_, args.budget_s, _note)
-        if searched.best is None:
+        if searched.best is None or searched.measured is None:
             reason = 'nothing that was tried fits' if searched.complete else f'no answer within {args.budget_s:.0f} s'
             print(f'pic-jax: {reason}: {_closest(searched.trials)}', file=sys.stderr)
             return 1

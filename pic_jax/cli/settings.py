@@ -117,7 +117,7 @@ def _call(path: str, name: str, convert: Callable[[Any], Any]) -> Any:
     if not Path(file).is_file():
         raise ConfigError(f'--config={path}: no such file')
     spec = importlib.util.spec_from_file_location('pic_jax_config_file', file)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise ConfigError(f'--config={path}: expected a Python file')
     module = importlib.util.module_from_spec(spec)
     try:

@@ -181,7 +181,7 @@ class ICFormer:
         words_RnD = self.decoder.apply({'params': base}, tokens_Rn, method='embed')
         digests_RkD = first_vectors(trainable['memory_embeddings'], embedding_index_Ck, len(tokens_Rn))
         weights = {'params': trainable['icformer']}
-        states_RkD = self.digester.apply(weights, digests_RkD, words_RnD, positions_RS, mask)
+        states_RkD: Any = self.digester.apply(weights, digests_RkD, words_RnD, positions_RS, mask)
         return {'embeddings': project(trainable['projector'], states_RkD)}
 
     def check_length(self, num_tokens: int) -> None:

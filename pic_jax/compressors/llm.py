@@ -82,13 +82,14 @@ class LLMCompressor:
           what the slots hold, [R, k, ...] by field of `Memory`, and keys and values of all n + k positions.
         """
         variables, x_RSD = self.encoder_input(base, trainable, tokens_Rn, embedding_index_Ck)
-        hidden_RSD, key_values = self.decoder.apply(variables, x_RSD, positions_RS, mask, past)
+        read: Any = self.decoder.apply(variables, x_RSD, positions_RS, mask, past)
+        hidden_RSD, key_values = read
         slots_RkD = project(trainable['projector'], hidden_RSD[:, tokens_Rn.shape[1] :])
         return {'embeddings': slots_RkD}, key_values
 
     def encoder_input(self, base, trainable, tokens_Rn, embedding_index_Ck) -> tuple[dict[str, Any], jax.Array]:
         """The adapted decoder's variables, and the embeddings [R, n + k, D] of [n tokens][k slots]."""
-        tokens_RnD = self.decoder.apply({'params': base}, tokens_Rn, method='embed')
+        tokens_RnD: Any = self.decoder.apply({'params': base}, tokens_Rn, method='embed')
         table_MD = trainable['memory_embeddings'].astype(self.decoder.dtype)
         slots_RkD = first_vectors(table_MD, embedding_index_Ck, len(tokens_Rn))
         variables = adapted(base, trainable['lora'], self.config.lora)

@@ -1,5 +1,7 @@
 """From a configuration to a compressor."""
 
+from collections.abc import Callable
+
 from pic_jax.compressors.base import Compressor
 from pic_jax.compressors.constant import ConstantMemory
 from pic_jax.compressors.icformer import ICFormer
@@ -9,7 +11,7 @@ from pic_jax.compressors.mean_pool import MeanPool
 from pic_jax.config import CompressorConfig
 from pic_jax.models.decoder import Decoder
 
-KINDS = {
+KINDS: dict[str, Callable[[CompressorConfig, Decoder], Compressor]] = {
     'constant_memory': ConstantMemory,
     'icformer': ICFormer,
     'kv500x': KeyValueCompressor,

@@ -19,14 +19,20 @@ from pic_jax.patterns import Pattern
 class WindowEncoder(Protocol):
     """What differs between the methods that encode windows. R rows of n tokens and k slots."""
 
-    config: CompressorConfig
+    @property
+    def config(self) -> CompressorConfig:
+        """Its settings."""
+        ...
+
+    @property
+    def decoder(self) -> Decoder:
+        """The frozen target."""
+        ...
 
     @property
     def encoder_config(self) -> DecoderConfig:
         """Shape of the encoder's layers."""
         ...
-
-    decoder: Decoder
 
     def pattern(self, num_tokens: int) -> Pattern:
         """Queries and keys of the encoder's attention in one window."""
@@ -88,10 +94,12 @@ def compress_windows(
     )  # fmt: skip
     valid_BWCS = source_CS[None, None] < lengths_BW11
     positions_BWCS = position_CS[None, None] + (lengths_BW11 - start_CS[None, None]).clip(0, size_CS[None, None])
-    valid_RS, positions_RS = (merge_parts(x.reshape(B, W * C, x.shape[-1])) for x in (valid_BWCS, positions_BWCS))
+    valid_RS, positions_RS = (
+        merge_parts(jnp.asarray(x).reshape(B, W * C, x.shape[-1])) for x in (valid_BWCS, positions_BWCS)
+    )
     pattern = encoder.pattern(parts.layout.num_tokens)
     mask = PatternMask(valid_RS[:, pattern.key_positions], pattern)
-    index_Ck = parts.embedding_index[:1]
+    index_Ck: Any = parts.embedding_index[:1]
     if config.memory_embeddings == 'per_window' and C > 1:
         index_Ck = merge_parts(jnp.broadcast_to(np.tile(parts.embedding_index, (W, 1)), (B, W * C, index_Ck.shape[1])))
     vectors = encoder.encode_windows(base, trainable, index_Ck, merge_parts(tokens_BPn), positions_RS, mask)

@@ -59,7 +59,7 @@ def start(compressor: LLMCompressor) -> StreamState:
         raise ConfigError(f'this compressor cannot stream: {reason}')
     past = None
     if _has_state(compressor.config):
-        decoder, m = compressor.decoder, slots_in(compressor.config, compressor.config.chunk_size)
+        decoder, m = compressor.decoder, slots_in(compressor.config, _chunk_size(compressor.config))
         shape = (decoder.config.num_hidden_layers, 1, m, decoder.config.num_key_value_heads, decoder.config.head_dim)
         past = KeyValues(jnp.zeros(shape, decoder.dtype), jnp.zeros(shape, decoder.dtype))
     return StreamState(past, 0, np.zeros(0, np.int32), 0)
@@ -114,9 +114,17 @@ def _has_state(config: CompressorConfig) -> bool:
     return config.chunk_size is not None and not config.chunk_local
 
 
+def _chunk_size(config: CompressorConfig) -> int:
+    """Tokens of a chunk where no window cuts it; what streams has chunks or windows (`why_not_streamable`)."""
+    size = config.chunk_size or config.window
+    if size is None:
+        raise ConfigError('this compressor cannot stream: the whole context is one chunk')
+    return size
+
+
 def _full_chunk_size(config: CompressorConfig) -> int:
     """The most tokens a chunk can have; every chunk is padded to it, so that one shape is compiled."""
-    longest = config.chunk_size or config.window
+    longest = _chunk_size(config)
     bounded = config.window is not None or config.memory_embeddings == 'per_window'
     return min(longest, window_length(config)) if bounded else longest
 
@@ -124,8 +132,8 @@ def _full_chunk_size(config: CompressorConfig) -> int:
 def _next_chunk_size(config: CompressorConfig, num_tokens: int) -> int:
     """Tokens of the chunk that starts at `num_tokens`: a chunk ends where its window does."""
     if config.window is None:
-        return config.chunk_size
-    return min(config.chunk_size or config.window, config.window - num_tokens % config.window)
+        return _chunk_size(config)
+    return min(_chunk_size(config), config.window - num_tokens % config.window)
 
 
 def _compress_chunk(compressor, base, trainable, state: StreamState, size: int) -> tuple[StreamState, Slots]:

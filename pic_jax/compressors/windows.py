@@ -49,8 +49,9 @@ def pack_valid(config: CompressorConfig, valid_BM: jax.Array, *arrays: jax.Array
     """
     if config.window is not None and config.window_split == 'even':
         order_BM = jnp.argsort(~valid_BM, axis=1, stable=True)
-        valid_BM, *arrays = (
+        valid_BM, *packed = (
             jnp.take_along_axis(array, order_BM.reshape(*order_BM.shape, *(1,) * (array.ndim - 2)), axis=1)
             for array in (valid_BM, *arrays)
         )
+        arrays = tuple(packed)
     return valid_BM, *(jnp.where(valid_BM.reshape(*valid_BM.shape, *(1,) * (x.ndim - 2)), x, 0) for x in arrays)

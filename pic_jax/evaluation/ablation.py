@@ -58,6 +58,17 @@ class Row(NamedTuple):
     error: str | None = None
 
     @property
+    def settings(self) -> RunConfig:
+        """The settings of a row that has some.
+
+        Raises:
+          ConfigError: the overrides lead to none.
+        """
+        if self.config is None:
+            raise ConfigError(f'{self.name}: {self.error}')
+        return self.config
+
+    @property
     def name(self) -> str:
         """`ratio=8,seed=0`: names its file."""
         parts = (f'{key.rpartition(".")[2]}={value}' for key, value in self.overrides.items())
@@ -104,8 +115,8 @@ def groups(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows whose settings are equal but for `member_keys`, in order of first appearance."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        free = member_keys(row.config)
-        shared = {key: value for key, value in flat(to_mapping(row.config)).items() if key not in free}
+        free = member_keys(row.settings)
+        shared = {key: value for key, value in flat(to_mapping(row.settings)).items() if key not in free}
         found.setdefault(json.dumps(shared, sort_keys=True), []).append(row)
     return list(found.values())
 
@@ -119,12 +130,12 @@ def run_group(
       {name: traceback or message} of what failed, whatever it was: it must not take other rows with it.
     """
     try:
-        first = open_run(group[0].config)
+        first = open_run(group[0].settings)
         prefix = first.config.decoder_prefix
-        runs = [dataclasses.replace(first, config=dataclasses.replace(row.config, decoder_prefix=prefix))
+        runs = [dataclasses.replace(first, config=dataclasses.replace(row.settings, decoder_prefix=prefix))
                 for row in group]  # fmt: skip
         records, origin = harness.held_out(first, split), environment()
-        starts = [start_sha256(row.config) for row in group]  # of what is read now, whatever stands there later
+        starts = [start_sha256(row.settings) for row in group]  # of what is read now, whatever stands there later
         outcomes, seconds = train_members(runs, note)
     except Exception:  # reported with its traceback; other groups go on
         return {row.name: traceback.format_exc() for row in group}
@@ -138,8 +149,8 @@ def run_group(
             scored = evaluate_member(run, outcome.trainable, records, examples, first_scored)
             first_scored = first_scored or scored
             shown = samples.collect(run, outcome.trainable, records[:examples], scored.answers, SAMPLES)
-            stored = {'name': row.name, 'overrides': dict(row.overrides), 'config': to_mapping(row.config)}
-            stored |= {'start_sha256': start}
+            stored: dict[str, Any] = {'name': row.name, 'overrides': dict(row.overrides), 'start_sha256': start}
+            stored |= {'config': to_mapping(row.settings)}
             stored |= {'split': split, 'examples': examples, 'environment': origin}
             stored |= {'trained_together': len(group), 'together_s': round(seconds, 1)}
             stored |= {'curve': outcome.curve, 'rows': tables.to_dicts(scored.cells), 'samples': shown}
@@ -201,8 +212,8 @@ def is_stored(row: Row, folder: Path, split: str, examples: int) -> bool:
         return False
     stored = read_json(path)
     made = flat(to_mapping(from_mapping(RunConfig, stored['config']))) | {key: stored[key] for key in SCORED_ON}
-    wanted = flat(to_mapping(row.config)) | {'split': split, 'examples': examples}
-    starts = stored.get('start_sha256'), start_sha256(row.config)  # rows of before it was kept have none
+    wanted = flat(to_mapping(row.settings)) | {'split': split, 'examples': examples}
+    starts = stored.get('start_sha256'), start_sha256(row.settings)  # rows of before it was kept have none
     if all(starts):
         made['start'], wanted['start'] = (f'weights of sha256 {digest}' for digest in starts)
     for key in wanted:

@@ -6,11 +6,12 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
+from pic_jax.compressors.slots import WindowEncoder
 from pic_jax.data.examples import TokenisedRecord
 from pic_jax.data.loader import eval_batches
 from pic_jax.evaluation.flops import compression_flops
@@ -46,7 +47,8 @@ def costs(
     longest = max(records, key=lambda record: len(record.context))
     (batch,) = eval_batches([longest], run.config.data, run.config.objective.names, run.eos_id, 1, 1)
     text_1T = batch[name]['tokens'][:, : max(len(longest.question), 1) if name == 'ft' else 1]
-    memories, waits = _memories(program, methods, run.base, trainable, batch), {method: [] for method in methods}
+    memories = _memories(program, methods, run.base, trainable, batch)
+    waits: dict[str, list[float]] = {method: [] for method in methods}
     for repeat in range(REPEATS + 1):
         for method in methods:
             started = time.perf_counter()
@@ -76,7 +78,8 @@ def encoder_flops(run: Run, trainable: dict[str, Any]) -> float:
         return 0.0
     n = run.config.data.context_length
     window = min(run.config.compressor.window or n, n)
-    return compression_flops(run.compressor, run.base, trainable, -(-n // window) * window).executed
+    encoder = cast(WindowEncoder, run.compressor)  # what has a pattern is one
+    return compression_flops(encoder, run.base, trainable, -(-n // window) * window).executed
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -90,4 +93,5 @@ def _first_token(program: Program, base, memory: Memory, special_D, text_1T) -> 
     length_1 = jnp.full(1, text_1T.shape[1])
     inputs = from_memory(program.decoder, base, memory, special_D, program.prefix, text_1T, length_1)
     hidden_1TD, _, _ = read(program.decoder, base, inputs)
-    return jnp.argmax(program.decoder.apply({'params': base}, hidden_1TD[:, -1:], method='logits')[:, 0], axis=-1)
+    logits_11V: Any = program.decoder.apply({'params': base}, hidden_1TD[:, -1:], method='logits')
+    return jnp.argmax(logits_11V[:, 0], axis=-1)

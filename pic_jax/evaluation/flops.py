@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,7 @@ def compression_flops(encoder: WindowEncoder, base: Any, trainable: Any, num_tok
         mask = PatternMask(valid_RS, pattern)
         return encoder.encode_windows(base, trainable, index_1k, tokens_Rn, positions_RS, mask)
 
-    in_blocks = dataclasses.replace(encoder, decoder=encoder.decoder.clone(attention='structured'))
+    in_blocks = dataclasses.replace(cast(Any, encoder), decoder=encoder.decoder.clone(attention='structured'))
     executed, blocks = (
         count_flops(functools.partial(encode, each), base, trainable, *arrays) for each in (encoder, in_blocks)
     )

@@ -13,6 +13,7 @@ from pic_jax.data.examples import TokenisedRecord, context_tokens
 from pic_jax.data.loader import Batch, eval_batches
 from pic_jax.data.prepare import prepare
 from pic_jax.data.records import QUESTION_TASKS
+from pic_jax.data.tokenise import decode
 from pic_jax.errors import PicJaxError
 from pic_jax.evaluation.controls import CONTROLS, View, control_view
 from pic_jax.evaluation.metrics import ROUGE, bootstrap_interval, exact_match, f1, gap_share, resamples, rouge, solved
@@ -77,7 +78,7 @@ class Scores:
         return (times_RN @ self.hits[objective]) / (times_RN @ self.tokens[objective])
 
 
-def held_out(run: Run, split: str) -> list[TokenisedRecord]:
+def held_out(run: Run, split: str) -> Sequence[TokenisedRecord]:
     """The records of one split of the run's data.
 
     Raises:
@@ -135,7 +136,7 @@ def answer(
         )
         for row in range(len(chosen)):
             ids = np.asarray(tokens_BT[row, : answer_lengths_B[row]])
-            answers.append(run.tokenizer.decode(ids, skip_special_tokens=True).strip())
+            answers.append(decode(run.tokenizer, ids).strip())
     return answers
 
 

@@ -1,5 +1,6 @@
 """The decoder's ceiling: k free vectors fitted to each test context by gradient, with no encoder in the way."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -59,7 +60,7 @@ def _fit(program: Program, objective: str, steps: int, learning_rate: float, bas
     special_D = trainable['special'][objective]
 
     def logits(vectors: dict[str, jax.Array]) -> jax.Array:
-        memory = start.replace(**vectors)
+        memory = dataclasses.replace(start, **vectors)
         return text_logits(program.decoder, base, memory, special_D, program.prefix, tokens_BT)
 
     def loss(vectors: dict[str, jax.Array]) -> jax.Array:

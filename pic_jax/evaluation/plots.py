@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -220,7 +220,10 @@ def plot_curves(path: str | os.PathLike, runs: Mapping[str, Sequence[dict]], met
         )
         for index, name in enumerate(runs)
     ]
-    styles = {'train': dict(linewidth=0.7), 'validation': dict(linewidth=1.6, marker='o', markersize=5)}
+    styles: dict[str, dict[str, Any]] = {
+        'train': dict(linewidth=0.7),
+        'validation': dict(linewidth=1.6, marker='o', markersize=5),
+    }
     splits = {record['split'] for records in runs.values() for record in records}
     handles += [
         Line2D([], [], color='#777777', label=split, **style) for split, style in styles.items() if split in splits
@@ -229,9 +232,10 @@ def plot_curves(path: str | os.PathLike, runs: Mapping[str, Sequence[dict]], met
     _save(path, figure)
 
 
-def _dashes(index: int) -> str:
+def _dashes(index: int) -> Literal['-', '--', ':']:
     """The line of a run, so that those that share a colour differ."""
-    return ('-', '--', ':')[index // len(CURVES) % 3]
+    dashes: tuple[Literal['-', '--', ':'], ...] = ('-', '--', ':')
+    return dashes[index // len(CURVES) % 3]
 
 
 def _series(records: Sequence[dict], metric: str) -> Iterator[tuple[str, list[int], list[float]]]:

@@ -30,10 +30,11 @@ def chosen_ratios(run: Run, text: str | None) -> list[int]:
     """
     served = served_ratios(run.config.compressor)
     words = text.split(',') if text is not None else map(str, served)
-    found = {int(word) if word.strip().isdecimal() else word for word in words}
-    if not found <= set(served):
+    found = {int(word) if word.strip().isdecimal() else None for word in words}
+    chosen = [ratio for ratio in served if ratio in found]
+    if len(chosen) != len(found):
         raise ConfigError(f'--ratios={text} is not valid: expected some of {",".join(map(str, served))}')
-    return sorted(found)
+    return sorted(chosen)
 
 
 def tables_at(
@@ -46,7 +47,7 @@ def tables_at(
     methods = methods_of(run)
     fixed = without_memory(methods) if len(ratios) > 1 else []
     known = score(run, trainable, records[:limit], fixed, limit) if fixed else {}
-    found = []
+    found: list[Table] = []
     for ratio in ratios:
         view, weights = run.at_ratio(ratio), trainable_at(run.config.compressor, trainable, ratio)
         names = [name for name in methods if not found or name not in fixed]
@@ -62,7 +63,7 @@ def costs_of(run: Run, trainable: dict[str, Any], records: Sequence[TokenisedRec
 
 def named(tables: Sequence[Table], values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What each table has by method as one: names of ratios after the first are `METHOD RATIOx`."""
-    names = {}
+    names: dict[str, Any] = {}
     for table, by_method in zip(tables, values, strict=True):
         suffix = '' if table is tables[0] else f' {table.ratio}x'
         names |= {method + suffix: value for method, value in by_method.items()}

@@ -96,7 +96,7 @@ def _facts(config: RunConfig) -> dict[str, str]:
         'Objectives': ', '.join(f'{name} {weight:g}' for name, weight in weights.items() if weight),
         'Data': data.source,
         'Training': f'{config.train.steps} steps of {config.train.batch_size}',
-        'Seed': config.seed,
+        'Seed': str(config.seed),
     }  # fmt: skip
 
 

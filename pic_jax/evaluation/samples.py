@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pic_jax.data.examples import TokenisedRecord
+from pic_jax.data.tokenise import decode
 from pic_jax.evaluation.harness import batches_of, groups_of
 from pic_jax.evaluation.metrics import exact_match, f1, prefix_match, solved
 from pic_jax.evaluation.reconstruction import reconstruct
@@ -53,7 +54,7 @@ def _answers(run: Run, record: TokenisedRecord, index: int, answers: Mapping[str
     is_right = solved if record.task == 'icl' else exact_match
     return {
         'source': record.source,
-        'context': run.tokenizer.decode(record.context, skip_special_tokens=True),
+        'context': decode(run.tokenizer, record.context),
         'question': record.prompt,
         'golds': list(record.golds),
         'answers': {
@@ -70,9 +71,9 @@ def _reconstructions(
     return [
         {
             'source': record.source,
-            'context': run.tokenizer.decode(pair.context, skip_special_tokens=True),
-            'written': run.tokenizer.decode(pair.written, skip_special_tokens=True),
-            'prefix_em': prefix_match(pair.written, pair.context),
+            'context': decode(run.tokenizer, pair.context),
+            'written': decode(run.tokenizer, pair.written),
+            'prefix_em': prefix_match(pair.written.tolist(), pair.context.tolist()),
         }
         for record, pair in zip(records, pairs, strict=True)
     ]

@@ -35,7 +35,7 @@ def write_sweep_report(workdir: Path, stored: Stored, failures: Mapping[str, str
 
 def sweep_page(name: str, stored: Stored, failures: Mapping[str, str]) -> str:
     """The page of a sweep: equal rows give equal pages."""
-    facts = {'Rows': len(stored), 'Failed': len(failures)}
+    facts: dict[str, Any] = {'Rows': len(stored), 'Failed': len(failures)}
     sections = {'Failures': lambda: _failures(failures)} if failures else {}
     if stored:
         first = stored[0]

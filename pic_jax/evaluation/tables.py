@@ -34,7 +34,7 @@ def from_dicts(stored: Sequence[Mapping[str, Any]]) -> list[Row]:
     Raises:
       PicJaxError: a row has other keys.
     """
-    absent = {field.name: math.nan for field in dataclasses.fields(Row)} | {'ratio': math.inf}
+    absent: dict[str, Any] = {field.name: math.nan for field in dataclasses.fields(Row)} | {'ratio': math.inf}
     try:
         return [Row(**{key: absent[key] if value is None else value for key, value in row.items()}) for row in stored]
     except (TypeError, KeyError, AttributeError) as error:

@@ -110,7 +110,8 @@ def load(folder: str | Path, base: str = '', mesh: Mesh | None = None) -> Traine
             raise PicJaxError(f'{folder / "config.json"}: {key} is {config.get(key)!r}, expected {valid!r}')
     target = config.get('target')
     expected = [target.get(key) if isinstance(target, dict) else None for key in ('identity', 'tokenizer_sha256')]
-    if not all(isinstance(name, str) for name in expected):
+    wanted_model, wanted_tokenizer = expected
+    if not isinstance(wanted_model, str) or not isinstance(wanted_tokenizer, str):
         raise PicJaxError(f'{folder / "config.json"}: target lacks identity or tokenizer_sha256, expected hex digits')
     try:
         if not isinstance(config.get('run'), dict):
@@ -120,15 +121,15 @@ def load(folder: str | Path, base: str = '', mesh: Mesh | None = None) -> Traine
         raise PicJaxError(f'{folder / "config.json"}: {error}') from error
     run = open_run(dataclasses.replace(settings, base=base or settings.base), mesh)
     found = identity(run.base, run.decoder.config)
-    if found != expected[0]:
+    if found != wanted_model:
         raise PicJaxError(
             f'{folder} belongs to another frozen model than {run.config.base}: its configuration and tensors have '
-            f'the identity {expected[0][:12]}, this one {found[:12]}'
+            f'the identity {wanted_model[:12]}, this one {found[:12]}'
         )
-    if fingerprint(run.tokenizer) != expected[1]:
+    if fingerprint(run.tokenizer) != wanted_tokenizer:
         raise PicJaxError(
             f'{folder} was trained with another tokenizer than that of {run.config.base}: expected tokenizer_sha256 '
-            f'{expected[1][:12]}, found {fingerprint(run.tokenizer)[:12]}'
+            f'{wanted_tokenizer[:12]}, found {fingerprint(run.tokenizer)[:12]}'
         )
     like = jax.eval_shape(run.init_trainable)
     others = _without_adapter(like)
@@ -162,8 +163,8 @@ def check(trained: TrainedCompressor, folder: Path) -> list[Check]:
         if value.dtype == np.int32:
             checks.append(Check(name, float(np.sum(found[name] != value)), 0.0))
         else:
-            difference = np.linalg.norm(found[name] - value) / max(np.linalg.norm(value), 1e-30)
-            checks.append(Check(name, float(difference), LIMITS[trained.run.config.dtype]))
+            difference = float(np.linalg.norm(found[name] - value)) / max(float(np.linalg.norm(value)), 1e-30)
+            checks.append(Check(name, difference, LIMITS[trained.run.config.dtype]))
     return checks
 
 

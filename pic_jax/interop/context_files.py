@@ -6,6 +6,7 @@ Importing this module and reading a file need no jax.
 import dataclasses
 import json
 import os
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -93,7 +94,7 @@ def _parse_metadata(values: dict[str, str]) -> ContextMetadata:
     missing, extra = sorted(set(hints) - set(values)), sorted(set(values) - set(hints) - {'format', 'format_version'})
     if missing or extra:
         raise PicJaxError(f'metadata is not valid: missing {missing}, unknown {extra}')
-    fields = {}
+    fields: dict[str, Any] = {}
     for name, hint in hints.items():
         fields[name] = values[name]
         if name == 'nesting':

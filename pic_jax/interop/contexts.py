@@ -206,7 +206,8 @@ def from_memory(memory: 'Memory', special: Any, metadata: ContextMetadata) -> St
       PicJaxError: a row with an invalid slot before a valid one, or anything the format refuses.
     """
     valid_Nk = np.asarray(memory.valid)
-    row = _first((np.diff(valid_Nk.astype(np.int8), axis=1) > 0).any(axis=1))
+    gap_N = np.asarray((np.diff(valid_Nk.astype(np.int8), axis=1) > 0).any(axis=1))
+    row = _first(gap_N)
     if row is not None:
         raise PicJaxError(f'valid[{row}] is not valid: expected True slots before False ones')
     vectors = {name: np.asarray(array) for name, array in memory.vectors.items()}
@@ -227,7 +228,7 @@ def _trimmed(
     vectors: dict[str, np.ndarray], *, lengths: np.ndarray, positions: np.ndarray, **rest: Any
 ) -> StoredContexts:
     k = int(lengths.max(initial=1))
-    cut = {name: array.take(range(min(k, array.shape[axis])), axis)
+    cut: dict[str, Any] = {name: array.take(range(min(k, array.shape[axis])), axis)
            for name, array in vectors.items() for axis in [slot_axis(name)]}  # fmt: skip
     return StoredContexts(**({'embeddings': None} | cut), lengths=lengths, positions=positions[:, :k], **rest)
 
@@ -281,7 +282,7 @@ def select(stored: StoredContexts, indices: Sequence[int]) -> StoredContexts:
     require(bool(rows), 'rows', rows, 'at least one')
     for row in rows:
         require(0 <= row < len(stored), 'row', row, f'0 to {len(stored) - 1}')
-    kept = {name: tuple(getattr(stored.metadata, name)[row] for row in rows) for name in _PER_CONTEXT}
+    kept: dict[str, Any] = {name: tuple(getattr(stored.metadata, name)[row] for row in rows) for name in _PER_CONTEXT}
     return _trimmed(
         {name: array[rows] for name, array in stored.vectors.items()},
         lengths=stored.lengths[rows],
@@ -316,6 +317,7 @@ def merge(parts: Sequence[StoredContexts], names: Sequence[str] | None = None) -
         if part.special.tobytes() != first.special.tobytes():
             raise PicJaxError(f'{name}: special differs from that of {names[0]}: expected the same vector')
     k = max(part.positions.shape[1] for part in parts)
+    joined: dict[str, Any] = {name: sum((getattr(part.metadata, name) for part in parts), ()) for name in _PER_CONTEXT}
     return _trimmed(
         {
             name: np.concatenate([_padded(part.vectors[name], k, slot_axis(name)) for part in parts])
@@ -325,10 +327,7 @@ def merge(parts: Sequence[StoredContexts], names: Sequence[str] | None = None) -
         positions=np.concatenate([_padded(part.positions, k, 1) for part in parts]),
         text_start=np.concatenate([part.text_start for part in parts]),
         special=first.special,
-        metadata=dataclasses.replace(
-            first.metadata,
-            **{name: sum((getattr(part.metadata, name) for part in parts), ()) for name in _PER_CONTEXT},
-        ),
+        metadata=dataclasses.replace(first.metadata, **joined),
     )
 
 

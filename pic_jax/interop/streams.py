@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, which safetensors needs)
@@ -63,7 +64,7 @@ def read(path: str | os.PathLike, empty: StreamState, compressor_sha256: str) ->
     if empty.past is None:
         return StreamState(None, 0, pending, int(num_tokens))
     for name in ('keys', 'values'):
-        check_finite(path, name, tensors[name])
+        check_finite(Path(path), name, tensors[name])
     count = tensors['keys'].shape[2]
     if count > int(num_tokens):
         raise PicJaxError(f'{path}: keys of {count} slots are not valid: num_tokens={num_tokens} have at most as many')
