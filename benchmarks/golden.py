@@ -23,6 +23,8 @@ STORED = Path(__file__).parents[1] / 'tests' / 'golden' / 'metrics.json'
 SEED, STEPS = 0, 20
 METRICS = ('loss', 'grad_norm')
 WINDOWED = ['compressor.window=8']
+# At the default rate its gradients of 100 throw it about, and 20 steps make 8% of loss out of bfloat16's rounding.
+STEADY = ['optimizer.learning_rate=1e-4']
 RECURRENT = ['compressor.context_sees=chunk+memory', 'compressor.memory_sees_memory=previous']
 # name: (compressor.method, further settings). Every preset, and the forms that the experiments compare.
 CASES: dict[str, tuple[str, list[str]]] = {
@@ -33,8 +35,8 @@ CASES: dict[str, tuple[str, list[str]]] = {
     'epl': ('epl', []),
     'kv500x': ('kv500x', []),
     'kv500x_windowed': ('kv500x', WINDOWED),
-    'icformer': ('icformer', []),
-    'icformer_windowed': ('icformer', WINDOWED),
+    'icformer': ('icformer', STEADY),
+    'icformer_windowed': ('icformer', WINDOWED + STEADY),
     'mean_pool': ('mean_pool', ['compressor.projector=linear']),
     'constant_memory': ('constant_memory', []),
 }

@@ -82,7 +82,7 @@ class TrainConfig:
         that is best by it is kept besides ('' for none).
       stall_timeout_s: seconds after which a step that does not end counts as a host that is gone.
       max_skipped_steps: how many updates of a run may be left out because loss or gradient are not finite; one more
-        ends it.
+        ends it. A left-out update changes neither weights nor the optimizer's state, its schedule included.
     """
 
     steps: int = 300
