@@ -43,13 +43,15 @@ soak: venv-test
 	JAX_PLATFORMS=cpu $(VENV)/bin/python benchmarks/faults.py
 	JAX_PLATFORMS=cpu $(VENV)/bin/python benchmarks/fuzz.py
 	JAX_PLATFORMS=cpu $(VENV)/bin/python benchmarks/many_documents.py
+	JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(VENV)/bin/python benchmarks/golden_spread.py
+	$(VENV)/bin/python benchmarks/jax_versions.py
 	JAX_PLATFORMS=cpu $(VENV)/bin/python benchmarks/long_run.py
 
 lint: venv-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-# The public modules; a minute the first time, seconds with .mypy_cache.
+# The whole package; a minute the first time, seconds with .mypy_cache.
 types: venv-test
 	$(VENV)/bin/mypy
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import coverage_rows
 import faults
+import golden_spread
 import long_run
 import many_documents
 from pages import Section, origin, stored, table
@@ -62,6 +63,22 @@ def many() -> Section | None:
     return kept and Section('Many documents', 'many_documents', origin([kept]), many_documents.table(kept))
 
 
+def numbers() -> Section | None:
+    """How far stored losses move, of themselves and in bfloat16."""
+    kept = stored('golden').get('rows')
+    return kept and Section('Stored losses', 'golden_spread', origin([kept]), golden_spread.table(kept['rows']))
+
+
+def versions() -> Section | None:
+    """The oldest and newest jax."""
+    kept = stored('jax_versions').get('rows')
+    if not kept:
+        return None
+    fields = ('which', 'python', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'passed', 'skipped', 'failed')
+    text = table(fields, [[str(row[field]) for field in fields] for row in kept['rows']])
+    return Section('The oldest and the newest jax', 'jax_versions', origin([kept]), text)
+
+
 def lines() -> Section | None:
     """What the tests run."""
     kept = stored('coverage').get('rows')
@@ -70,7 +87,7 @@ def lines() -> Section | None:
 
 def page() -> str:
     """The whole page."""
-    found = [kills_and_disks(), readers(), long_training(), many(), lines()]
+    found = [kills_and_disks(), readers(), long_training(), many(), numbers(), versions(), lines()]
     text = [
         '# Reliability',
         'Made by `python benchmarks/reliability_page.py` from the JSON files in `benchmarks/results/`, which '
