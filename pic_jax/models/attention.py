@@ -3,12 +3,12 @@
 B batch, N query heads, K key/value heads, H head dim.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 
-from pic_jax.models.structured_attention import Keys, attend_rows, softmax_over_all, structured
+from pic_jax.models.structured_attention import attend_rows, softmax_over_all, structured
 from pic_jax.patterns import Pattern
 
 # On each platform the pairs of queries and keys up to which one dense product is as fast as anything else.
@@ -28,7 +28,8 @@ class PatternMask:
     @property
     def dense(self) -> jax.Array:
         """[B, T, S] bool."""
-        return self.pattern.dense()[None] & self.valid[:, None]
+        seen_1TS: Any = self.pattern.dense()[None]
+        return seen_1TS & self.valid[:, None]
 
 
 class Choice(NamedTuple):
@@ -101,5 +102,5 @@ def attend_behind(
     """
     P = past[0].shape[1]
     masks_B1TS = mask_BTS[:, None, :, :P], mask_BTS[:, None, :, P:]
-    found = [(Keys(*each), 'bf', mask_B1TS) for each, mask_B1TS in zip((past, own), masks_B1TS, strict=True)]
+    found = [(each, 'bf', mask_B1TS) for each, mask_B1TS in zip((past, own), masks_B1TS, strict=True)]
     return softmax_over_all(q_BTNH[:, None], found)[:, 0]

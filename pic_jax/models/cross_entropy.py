@@ -89,7 +89,7 @@ def _over_vocabulary(hidden_BTD: jax.Array, matrix_DV: jax.Array, tokens_BT: jax
         exp_BTXC = jnp.exp(logits_BTXC - largest[..., None])
         total = sums.total * before + jnp.sum(exp_BTXC, axis=-1)
         token = sums.token + jnp.sum(jnp.where(is_token_BTXC, logits_BTXC, 0), axis=-1)
-        if not weighted:
+        if sums.weighted is None:
             return _Sums(largest, total, token, None), None
         more_BTXD = jnp.einsum(
             'btxc,dxc->btxd', exp_BTXC.astype(part_DXC.dtype), part_DXC, preferred_element_type=jnp.float32

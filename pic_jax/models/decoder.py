@@ -64,7 +64,8 @@ class Linear(nn.Module):
             bias = self.param('bias', nn.initializers.zeros, (self.features,), self.param_dtype)
             y = y + bias.astype(self.dtype)[None, None]
         if self.has_variable('lora', 'lora_A'):
-            a, b = self.get_variable('lora', 'lora_A'), self.get_variable('lora', 'lora_B')
+            a: Any = self.get_variable('lora', 'lora_A')
+            b: Any = self.get_variable('lora', 'lora_B')
             y = y + (x_BTI @ a.astype(self.dtype)) @ b.astype(self.dtype)
         return y
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,8 +84,8 @@ def generate(
     S = cache.valid.shape[1] - max_new_tokens
 
     def next_token(hidden_B1D, step):
-        logits_BV = decoder.apply({'params': params}, hidden_B1D, method='logits')[:, 0]
-        return sample(logits_BV, sampling, jax.random.fold_in(key, step))
+        logits_B1V: Any = decoder.apply({'params': params}, hidden_B1D, method='logits')
+        return sample(logits_B1V[:, 0], sampling, jax.random.fold_in(key, step))
 
     token_B = next_token(hidden_B1D, 0)
     tokens_BT = jnp.zeros((len(token_B), max_new_tokens), jnp.int32).at[:, 0].set(token_B)

@@ -82,6 +82,37 @@ def tensors(config: DecoderConfig) -> list[Tensor]:
     return table
 
 
+class _Fields(NamedTuple):
+    """What a config.json says; every refusal names the file."""
+
+    path: Path
+    values: dict[str, Any]
+
+    def need(self, key: str) -> Any:
+        if key not in self.values:
+            raise PicJaxError(f'{self.path}: key {key} is missing')
+        return self.values[key]
+
+    def refuse_unless(self, key: str, value: Any, valid: tuple[Any, ...]) -> None:
+        if value not in valid:
+            shown = ', '.join(map(str, valid))
+            raise PicJaxError(f'{self.path}: {key}={value!r} is not supported (supported: {shown})')
+
+    def number(self, key: str, kind: type[int] | type[float], default: Any = None) -> Any:
+        value = self.values[key] if self.values.get(key) is not None else default
+        if value is None:
+            self.need(key)
+        if not isinstance(value, (kind, int)) or isinstance(value, bool) or not 0 < value < _LARGEST:
+            raise PicJaxError(f'{self.path}: {key}={value!r} is not valid: expected a positive {kind.__name__}')
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self.values.get(key, False)
+        if not isinstance(value, bool):  # 0 and 1 equal False and True
+            raise PicJaxError(f'{self.path}: {key}={value!r} is not valid: expected true or false')
+        return value
+
+
 def read_config(folder: str | Path) -> DecoderConfig:
     """Reads config.json of a model of FAMILIES, with old (rope_theta, rope_scaling) or new (rope_parameters) keys.
 
@@ -92,56 +123,26 @@ def read_config(folder: str | Path) -> DecoderConfig:
         does not compute (another model_type, rope type or activation, quantised weights).
     """
     path = Path(folder) / 'config.json'
-    values = read_json(path)
-
-    def need(key: str) -> Any:
-        if key not in values:
-            raise PicJaxError(f'{path}: key {key} is missing')
-        return values[key]
-
-    def refuse_unless(key: str, value: Any, valid: tuple[Any, ...]) -> None:
-        if value not in valid:
-            raise PicJaxError(f'{path}: {key}={value!r} is not supported (supported: {", ".join(map(str, valid))})')
-
-    def number(key: str, kind: type, default: Any = None) -> Any:
-        value = values[key] if values.get(key) is not None else default
-        if value is None:
-            need(key)
-        if not isinstance(value, kind | int) or isinstance(value, bool) or not 0 < value < _LARGEST:
-            raise PicJaxError(f'{path}: {key}={value!r} is not valid: expected a positive {kind.__name__}')
-        return value
-
-    def flag(key: str) -> bool:
-        value = values.get(key, False)
-        if not isinstance(value, bool):  # 0 and 1 equal False and True
-            raise PicJaxError(f'{path}: {key}={value!r} is not valid: expected true or false')
-        return value
-
-    def positions() -> int:
-        available = number('max_position_embeddings', int)
-        slides = values.get('sliding_window', family.sliding_window) is not None
-        slides = slides and (not family.window_key or flag(family.window_key))
-        return min(available, number('sliding_window', int, family.sliding_window)) if slides else available
-
-    refuse_unless('model_type', need('model_type'), tuple(FAMILIES))
-    family = FAMILIES[values['model_type']]
-    refuse_unless('hidden_act', values.get('hidden_act', 'silu'), ('silu',))
-    refuse_unless('quantization_config', values.get('quantization_config'), (None,))
-    heads, hidden = number('num_attention_heads', int), number('hidden_size', int)
+    fields = _Fields(path, read_json(path))
+    fields.refuse_unless('model_type', fields.need('model_type'), tuple(FAMILIES))
+    values, family = fields.values, FAMILIES[fields.values['model_type']]
+    fields.refuse_unless('hidden_act', values.get('hidden_act', 'silu'), ('silu',))
+    fields.refuse_unless('quantization_config', values.get('quantization_config'), (None,))
+    heads, hidden = fields.number('num_attention_heads', int), fields.number('hidden_size', int)
     try:
         return DecoderConfig(
-            vocab_size=number('vocab_size', int),
+            vocab_size=fields.number('vocab_size', int),
             hidden_size=hidden,
-            intermediate_size=number('intermediate_size', int),
-            num_hidden_layers=number('num_hidden_layers', int),
+            intermediate_size=fields.number('intermediate_size', int),
+            num_hidden_layers=fields.number('num_hidden_layers', int),
             num_attention_heads=heads,
-            num_key_value_heads=number('num_key_value_heads', int, heads),
-            head_dim=number('head_dim', int, family.head_dim or hidden // heads),
-            max_position_embeddings=positions(),
-            rms_norm_eps=number('rms_norm_eps', float, 1e-6),
-            rope=_read_rope(values, path, refuse_unless),
-            tie_word_embeddings=flag('tie_word_embeddings'),
-            **{key: flag(key) for key in family.bias_keys},
+            num_key_value_heads=fields.number('num_key_value_heads', int, heads),
+            head_dim=fields.number('head_dim', int, family.head_dim or hidden // heads),
+            max_position_embeddings=_read_positions(fields, family),
+            rms_norm_eps=fields.number('rms_norm_eps', float, 1e-6),
+            rope=_read_rope(fields),
+            tie_word_embeddings=fields.flag('tie_word_embeddings'),
+            **{key: fields.flag(key) for key in family.bias_keys},
             qkv_bias=family.qkv_bias,
             qk_norm=family.qk_norm,
             model_type=values['model_type'],
@@ -150,6 +151,13 @@ def read_config(folder: str | Path) -> DecoderConfig:
         )
     except ConfigError as error:
         raise PicJaxError(f'{path}: {error}') from error
+
+
+def _read_positions(fields: _Fields, family: Family) -> int:
+    available = fields.number('max_position_embeddings', int)
+    slides = fields.values.get('sliding_window', family.sliding_window) is not None
+    slides = slides and (not family.window_key or fields.flag(family.window_key))
+    return min(available, fields.number('sliding_window', int, family.sliding_window)) if slides else available
 
 
 def _read_bos(path: Path, values: dict[str, Any]) -> int | None:
@@ -174,12 +182,13 @@ def _is_token(value: Any, vocab_size: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < vocab_size
 
 
-def _read_rope(values: dict[str, Any], path: Path, refuse_unless: Any) -> RopeConfig:
+def _read_rope(fields: _Fields) -> RopeConfig:
+    path, values = fields
     rope = values.get('rope_parameters') or values.get('rope_scaling') or {}
     if not isinstance(rope, dict):
         raise PicJaxError(f'{path}: rope_scaling={rope!r} is not valid: expected a JSON object')
     kind = rope.get('rope_type', rope.get('type', 'default'))
-    refuse_unless('rope_type', kind, ('default', 'llama3'))
+    fields.refuse_unless('rope_type', kind, ('default', 'llama3'))
     theta = rope.get('rope_theta', values.get('rope_theta'))
     theta = 10000.0 if theta is None else theta
     numbers = {'rope_theta': theta} | {key: rope[key] for key in _LLAMA3_KEYS if key in rope}
@@ -197,7 +206,7 @@ def _read_rope(values: dict[str, Any], path: Path, refuse_unless: Any) -> RopeCo
         raise PicJaxError(
             f'{path}: low_freq_factor={low!r} is not valid: expected a number below high_freq_factor={high}'
         )
-    return RopeConfig(theta=theta, type=kind, **{key: rope[key] for key in _LLAMA3_KEYS})
+    return RopeConfig(theta=theta, type='llama3', **{key: rope[key] for key in _LLAMA3_KEYS})
 
 
 class Weights(NamedTuple):
@@ -278,7 +287,7 @@ def build_params(config: DecoderConfig, make: Callable[[Tensor, tuple[int, ...]]
     Args:
       make: what a parameter of that shape shall be.
     """
-    params = {}
+    params: Params = {}
     for tensor in tensors(config):
         shape = _shape(config, tensor)
         shape = shape[::-1] if tensor.transposed else shape
@@ -305,9 +314,9 @@ def load_params(folder: str | Path, config: DecoderConfig, dtype: Any = None) ->
 
 def to_hf(params: Params, config: DecoderConfig) -> dict[str, np.ndarray]:
     """The inverse of `load_params`: HF tensor names to arrays, bit for bit."""
-    state = {}
+    state: dict[str, np.ndarray] = {}
     for path, name, transposed in tensors(config):
-        leaf = params
+        leaf: Any = params
         for key in path:
             leaf = leaf[key]
         leaf = np.asarray(leaf)
@@ -325,7 +334,7 @@ def write_model(folder: str | Path, params: Params, config: DecoderConfig, dtype
             'num_key_value_heads', 'head_dim', 'max_position_embeddings', 'rms_norm_eps', 'tie_word_embeddings',
             'model_type', 'bos_token_id')  # fmt: skip
     family = FAMILIES[config.model_type]
-    values = {'architectures': [family.architecture], 'hidden_act': 'silu', 'sliding_window': None}
+    values: dict[str, Any] = {'architectures': [family.architecture], 'hidden_act': 'silu', 'sliding_window': None}
     values |= {key: getattr(config, key) for key in (*same, *family.bias_keys)}
     values |= {'eos_token_id': list(config.eos_token_ids), 'rope_parameters': rope, 'dtype': np.dtype(dtype).name}
     folder = Path(folder)
@@ -347,7 +356,7 @@ def write_tensors(folder: str | Path, params: Params, config: DecoderConfig, dty
 
 def _expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """HF's name of every tensor, layer by layer -> its shape there."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for tensor in tensors(config):
         layers = range(config.num_hidden_layers) if '{}' in tensor.name else range(1)
         shapes |= dict.fromkeys((tensor.name.format(layer) for layer in layers), _shape(config, tensor))

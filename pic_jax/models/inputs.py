@@ -1,6 +1,6 @@
 """What the frozen decoder reads: [prefix ids][memory][special vector][text]."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,12 +43,14 @@ def read(decoder: Decoder, params: Params, inputs: DecoderInput) -> tuple[jax.Ar
     """
     variables, mask = {'params': params}, causal_mask(inputs.valid)
     if inputs.past is None:
-        hidden_BTD, cache = decoder.apply(variables, inputs.x, inputs.positions, mask)
+        found: Any = decoder.apply(variables, inputs.x, inputs.positions, mask)
+        hidden_BTD, cache = found
         return hidden_BTD, cache, inputs.valid
     past = inputs.past
     sees_BTM = past.valid[:, None] & (past.positions[:, None] < inputs.positions[..., None])
     mask_BTS = jnp.concatenate([sees_BTM, mask.dense], axis=2)
-    hidden_BTD, own = decoder.apply(variables, inputs.x, inputs.positions, mask_BTS, past.key_values)
+    found = decoder.apply(variables, inputs.x, inputs.positions, mask_BTS, past.key_values)
+    hidden_BTD, own = found
     cache = jax.tree.map(lambda before, after: jnp.concatenate([before, after], axis=2), past.key_values, own)
     return hidden_BTD, cache, jnp.concatenate([past.valid, inputs.valid], axis=1)
 
@@ -60,16 +62,16 @@ def last_valid(valid_BT: jax.Array) -> jax.Array:
 
 def word_memory(decoder: Decoder, params: Params, tokens_BS: jax.Array, lengths_B: jax.Array) -> Memory:
     """Plain text as a memory: its word embeddings at positions 0 .. length - 1."""
-    positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1], dtype=jnp.int32), tokens_BS.shape)
-    valid_BS = positions_BS < lengths_B[:, None]
-    embeddings_BSD = decoder.apply({'params': params}, tokens_BS, method='embed')
-    return Memory(embeddings_BSD, positions_BS, valid_BS, lengths_B.astype(jnp.int32))
+    words = from_tokens(decoder, params, tokens_BS, lengths_B)
+    return Memory(words.x, words.positions, words.valid, lengths_B.astype(jnp.int32))
 
 
 def from_tokens(decoder: Decoder, params: Params, tokens_BS: jax.Array, lengths_B: jax.Array) -> DecoderInput:
     """Plain right-padded text."""
-    words = word_memory(decoder, params, tokens_BS, lengths_B)
-    return DecoderInput(words.embeddings, words.positions, words.valid)
+    positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1], dtype=jnp.int32), tokens_BS.shape)
+    valid_BS = positions_BS < lengths_B[:, None]
+    x_BSD: Any = decoder.apply({'params': params}, tokens_BS, method='embed')
+    return DecoderInput(x_BSD, positions_BS, valid_BS)
 
 
 def from_memory(
@@ -90,10 +92,10 @@ def from_memory(
     """
     B, P = text_BT.shape[0], len(prefix)
     prefix_BP = jnp.broadcast_to(jnp.asarray(prefix, jnp.int32)[None], (B, P))
-    before = word_memory(decoder, params, prefix_BP, jnp.full(B, P))
-    text = word_memory(decoder, params, text_BT, text_lengths_B)
+    before = from_tokens(decoder, params, prefix_BP, jnp.full(B, P))
+    text = from_tokens(decoder, params, text_BT, text_lengths_B)
     start_B1 = P + memory.text_start[:, None]
-    parts, past = [DecoderInput(before.embeddings, before.positions, before.valid)], None
+    parts, past = [before], None
     if memory.embeddings is None:
         past = _past(decoder, memory, P)
     else:
@@ -102,15 +104,18 @@ def from_memory(
         special_B1D = jnp.broadcast_to(special_D[None, None].astype(decoder.dtype), (B, 1, special_D.shape[-1]))
         parts.append(DecoderInput(special_B1D, start_B1, jnp.ones((B, 1), bool)))
         start_B1 = start_B1 + 1
-    parts.append(DecoderInput(text.embeddings, start_B1 + text.positions, text.valid))
+    parts.append(DecoderInput(text.x, start_B1 + text.positions, text.valid))
     columns = zip(*(part[:3] for part in parts), strict=True)
-    return DecoderInput(*(jnp.concatenate(arrays, axis=1) for arrays in columns), past)
+    x_BSD, positions_BS, valid_BS = (jnp.concatenate(arrays, axis=1) for arrays in columns)
+    return DecoderInput(x_BSD, positions_BS, valid_BS, past)
 
 
 def _past(decoder: Decoder, memory: Memory, offset: int) -> Past:
     """The memory's keys, turned to their positions behind `offset` tokens, and its values."""
-    positions_BM = offset + memory.positions
+    vectors, positions_BM = memory.vectors, offset + memory.positions
     cos_sin = rotation(decoder.config.rope, decoder.config.head_dim, positions_BM, decoder.dtype)
-    keys_LBMKH, values_LBMKH = (jnp.moveaxis(x, 2, 0).astype(decoder.dtype) for x in (memory.keys, memory.values))
+    keys_LBMKH, values_LBMKH = (
+        jnp.moveaxis(x, 2, 0).astype(decoder.dtype) for x in (vectors['keys'], vectors['values'])
+    )
     keys_LBMKH = jax.vmap(lambda keys_BMKH: rotate(keys_BMKH, *cos_sin))(keys_LBMKH)
     return Past(KeyValues(keys_LBMKH, values_LBMKH), positions_BM, memory.valid)

@@ -1,6 +1,6 @@
 """How well the frozen decoder predicts a text behind a memory."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,8 @@ def text_logits(
 ) -> jax.Array:
     """[B, T, V] float32 logits that predict each text token from what stands before it."""
     hidden_BTD = text_hidden(decoder, base, memory, special_D, prefix, tokens_BT)
-    return decoder.apply({'params': base}, hidden_BTD, method='logits')
+    logits_BTV: Any = decoder.apply({'params': base}, hidden_BTD, method='logits')
+    return logits_BTV
 
 
 def text_hidden(

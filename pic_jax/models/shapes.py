@@ -3,10 +3,14 @@
 Values are those of each model's config.json and generation_config.json. A run reads the files of the model itself.
 """
 
+from typing import Any
+
 from pic_jax.config import DecoderConfig, RopeConfig
 
-_LLAMA2 = dict(max_position_embeddings=4096, rms_norm_eps=1e-5, vocab_size=32000, bos_token_id=1, eos_token_ids=(2,))
-_LLAMA3 = dict(
+_LLAMA2: dict[str, Any] = dict(
+    max_position_embeddings=4096, rms_norm_eps=1e-5, vocab_size=32000, bos_token_id=1, eos_token_ids=(2,)
+)
+_LLAMA3: dict[str, Any] = dict(
     max_position_embeddings=131072, rms_norm_eps=1e-5, vocab_size=128256, bos_token_id=128000, eos_token_ids=(128001,)
 )
 

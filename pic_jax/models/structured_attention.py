@@ -20,11 +20,11 @@ _HIDDEN = -0.7 * float(np.finfo(np.float32).max)
 
 
 class Keys(NamedTuple):
-    """Keys and values [..., H], and which of them are real (None: nobody asks)."""
+    """Keys and values [..., H], and which of them are real."""
 
     k: jax.Array
     v: jax.Array
-    valid: jax.Array | None = None
+    valid: jax.Array
 
 
 def structured(
@@ -38,18 +38,20 @@ def structured(
 
 def _attend_part(pattern: Pattern, part: Part, q_BTNH: jax.Array, keys: Keys, platform: str) -> jax.Array:
     """[B, t, N, H] for the t queries of a part."""
-    q_BGANH, own, own_AP = _fold(q_BTNH, part.queries), None, None
+    q_BGANH = _fold(q_BTNH, part.queries)
+    own: Keys | None = None
+    own_AP: Any = None
     if part.own:
         own = Keys(*(_fold(x, part.own) for x in keys))
         # In which block they stand makes no difference to what queries see of their own block: the first serves all.
         own_AP = pattern.dense(_first_block(part.queries), _first_block(part.own))
-    if part.segments:
+    if own is not None and not part.segments:
+        mask_BGAP = own_AP[None, None] & own.valid[:, :, None]
+        q_RANH, k_RPKH, v_RPKH, mask_RAP = (x.reshape(-1, *x.shape[2:]) for x in (q_BGANH, own.k, own.v, mask_BGAP))
+        out_BGANH = attend_rows(q_RANH, k_RPKH, v_RPKH, mask_RAP, platform).reshape(q_BGANH.shape)
+    else:
         stretches = [_attend_segment(pattern, part, segment, q_BGANH, own, own_AP, keys) for segment in part.segments]
         out_BGANH = jnp.concatenate(stretches, axis=1)
-    else:
-        mask_BGAP = own_AP[None, None] & own.valid[:, :, None]
-        rows = (x.reshape(-1, *x.shape[2:]) for x in (q_BGANH, own.k, own.v, mask_BGAP))
-        out_BGANH = attend_rows(*rows, platform).reshape(q_BGANH.shape)
     return _unfold(out_BGANH, part.queries)
 
 
@@ -108,9 +110,9 @@ def _attend_segment(
         q_BGANH, chunk_GA, index_GA, source_GA, own = taken
         query = Cells(cells_GA.kind[0, 0], chunk_GA[..., None], index_GA[..., None], source_GA[..., None])
         far_1GAF = sees(pattern.config, query, far_cells[None, None])[None]
-        found = [(far_keys, 'bf', far_1GAF & far_keys.valid[:, None, None])]
+        found = [(far_keys[:2], 'bf', far_1GAF & far_keys.valid[:, None, None])]
         if own is not None:
-            found.append((own, 'bgf', own_AP[None, None] & own.valid[:, :, None]))
+            found.append((own[:2], 'bgf', own_AP[None, None] & own.valid[:, :, None]))
         return softmax_over_all(q_BGANH, found)
 
     taken = (
@@ -125,27 +127,27 @@ def _attend_segment(
     return out.reshape(out.shape[0], steps * part.group, *out.shape[3:])[:, :count]
 
 
-def softmax_over_all(q_BGANH: jax.Array, found: list[tuple[Keys, str, jax.Array]]) -> jax.Array:
+def softmax_over_all(q_BGANH: jax.Array, found: list[tuple[tuple[jax.Array, jax.Array], str, jax.Array]]) -> jax.Array:
     """One softmax over keys of several kinds; [B, G, A, N, H].
 
     Args:
-      found: keys; their dimensions before heads, as in an einsum; and which of them every query sees, [B, G, A, ...].
+      found: keys and values; their dimensions before heads, as in an einsum; and which of them every query sees,
+        [B, G, A, ...].
     """
-    K, H = found[0][0].k.shape[-2:]
+    K, H = found[0][0][0].shape[-2:]
     q_BGAKQH = q_BGANH.reshape(*q_BGANH.shape[:3], K, -1, H)
     scores, seen = [], []
-    for keys, dims, seen_BGAF in found:
-        scores.append(
-            jnp.einsum(f'bgakqh,{dims}kh->bgkqaf', q_BGAKQH, keys.k, preferred_element_type=jnp.float32) * H**-0.5
-        )
+    for (k, _), dims, seen_BGAF in found:
+        scores.append(jnp.einsum(f'bgakqh,{dims}kh->bgkqaf', q_BGAKQH, k, preferred_element_type=jnp.float32) * H**-0.5)
         seen.append(jnp.broadcast_to(seen_BGAF, (*q_BGANH.shape[:3], seen_BGAF.shape[-1])))
     seen_BG11AF = jnp.concatenate(seen, axis=-1)[:, :, None, None]
     weights = jax.nn.softmax(jnp.where(seen_BG11AF, jnp.concatenate(scores, axis=-1), _HIDDEN), axis=-1)
-    out, first = 0, 0
-    for keys, dims, seen_BGAF in found:
+    out: Any = 0
+    first = 0
+    for (_, v), dims, seen_BGAF in found:
         size = seen_BGAF.shape[-1]
         own = weights[..., first : first + size].astype(q_BGANH.dtype)
-        out, first = out + jnp.einsum(f'bgkqaf,{dims}kh->bgakqh', own, keys.v), first + size
+        out, first = out + jnp.einsum(f'bgkqaf,{dims}kh->bgakqh', own, v), first + size
     return out.reshape(q_BGANH.shape)
 
 

@@ -1,7 +1,7 @@
 """What a compiled program communicates: every collective, with its bytes, its groups and how often it runs."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -20,7 +20,8 @@ KINDS = (
 )
 
 
-class Collective(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Collective:
     """One collective instruction of a program.
 
     Attributes:

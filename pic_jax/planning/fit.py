@@ -151,8 +151,9 @@ def following(rows: list[float], tried: dict[int, Measured]) -> int:
     if too_large == best - 1:
         return best
     points = {rows[i]: measured.needed for i, measured in tried.items() if measured.needed is not None}
-    if len(points) == 1:
-        points[0.0] = tried[best].memory.arguments
+    memory = tried[best].memory
+    if len(points) == 1 and memory is not None:
+        points[0.0] = memory.arguments
     fitting = (i for i in range(too_large + 1, best) if on_line(points, rows[i]) <= tried[best].hbm)
     return next(fitting, best - 1)
 

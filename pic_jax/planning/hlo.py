@@ -35,10 +35,15 @@ class Instruction(NamedTuple):
 
 @dataclasses.dataclass
 class Computation:
-    """Instructions by name, in order; `root` is the one whose result the computation returns."""
+    """Instructions by name, in order; `returned` names the one whose result the computation returns."""
 
     instructions: dict[str, Instruction] = dataclasses.field(default_factory=dict)
-    root: Instruction | None = None
+    returned: str = ''
+
+    @property
+    def root(self) -> Instruction:
+        """The instruction that `returned` names."""
+        return self.instructions[self.returned]
 
     def parameter(self, instruction: Instruction) -> int | None:
         """Which parameter an instruction is, if it is one."""
@@ -70,7 +75,7 @@ def parse(text: str) -> Module:
         elif current is not None and (start := re.match(r'\s+(ROOT )?%([\w.\-]+) = ', line)):
             instruction = _instruction(start[2], line[start.end() :])
             current.instructions[instruction.name] = instruction
-            current.root = instruction if start[1] else current.root
+            current.returned = instruction.name if start[1] else current.returned
     if not entry:
         raise ValueError('no ENTRY computation: expected the text of a compiled HLO module')
     devices = re.search(r'num_partitions=(\d+)', text.split('\n', 1)[0])

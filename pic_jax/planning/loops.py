@@ -1,5 +1,6 @@
 """Which instructions of a program run, and how often: loops, calls and branches followed from its entry."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,7 +13,8 @@ _SAME = ('copy', 'bitcast', 'convert', 'reshape', 'copy-start', 'copy-done', 'op
 _FLIPPED = {'LT': 'GT', 'LE': 'GE', 'GT': 'LT', 'GE': 'LE', 'NE': 'NE'}
 
 
-class Linear(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Linear:
     """offset + element `index` of the parameter tuple; just the offset where index is None."""
 
     index: int | None
@@ -45,7 +47,7 @@ def _walk(module: hlo.Module, name: str, times: int | None, rounds: int | None, 
         if instruction.opcode == 'while':
             trips = trip_count(module, computation, instruction)
             trips = rounds if trips is None else trips
-            inner = None if None in (times, trips) else times * trips
+            inner = None if times is None or trips is None else times * trips
             called = instruction.called('body') + instruction.called('condition')
         elif instruction.opcode in ('fusion', 'async-start'):
             called, within = instruction.called('calls'), True
@@ -78,7 +80,7 @@ def trip_count(module: hlo.Module, computation: hlo.Computation, loop: hlo.Instr
         direction, left, right = _FLIPPED[direction], right, left
     step = _element(module, body, body.root, left.index)
     start = _element(module, computation, computation.instructions[loop.operands[0]], left.index)
-    if left.index is None or right.index is not None or None in (step, start) or start.index is not None:
+    if step is None or start is None or start.index is not None or right.index is not None:
         return None
     if step.index != left.index or step.offset == 0:
         return None
@@ -97,10 +99,10 @@ def _comparison(module: hlo.Module, condition: hlo.Computation) -> tuple[str, Li
         condition = module.computations[root.called('calls')[0]]
         root = condition.root
     direction = re.search(r'direction=(\w\w)', root.attributes)
-    if root.opcode != 'compare' or direction[1] not in _FLIPPED:
+    if root.opcode != 'compare' or direction is None or direction[1] not in _FLIPPED:
         return None
-    sides = [_scalar(module, condition, name, inputs) for name in root.operands]
-    return None if None in sides else (direction[1], *sides)
+    left, right = (_scalar(module, condition, name, inputs) for name in root.operands)
+    return None if left is None or right is None else (direction[1], left, right)
 
 
 def _element(
@@ -124,10 +126,13 @@ def _scalar(
     if opcode == 'constant':
         return Linear(None, int(instruction.arguments)) if re.fullmatch(r'-?\d+', instruction.arguments) else None
     if opcode == 'parameter':
-        return inputs[computation.parameter(instruction)] if inputs else None
+        return inputs[int(instruction.arguments)] if inputs else None
     if opcode == 'get-tuple-element':
         source = computation.instructions[operands[0]]
-        index = int(re.search(r'index=(\d+)', instruction.attributes)[1])
+        found = re.search(r'index=(\d+)', instruction.attributes)
+        if found is None:
+            return None
+        index = int(found[1])
         if source.opcode == 'parameter' and inputs is None:
             return Linear(index, 0)
         return _scalar(module, computation, source.operands[index], inputs) if source.opcode == 'tuple' else None

@@ -56,7 +56,7 @@ class Measured(NamedTuple):
     @property
     def fits(self) -> bool:
         """Whether the program compiled, and its peak is no more than there is."""
-        return self.memory is not None and self.needed <= self.hbm
+        return self.memory is not None and self.needed is not None and self.needed <= self.hbm
 
 
 def measure(program: Program, mesh: Mesh, topology: Topology) -> Measured:
@@ -91,7 +91,8 @@ def refused(message: str) -> tuple[int | None, int | None]:
     named = _REFUSED.search(message)
     if named is None:
         return None, None
-    return tuple(int(float(named[i]) * _UNITS[named[i + 1]]) for i in (1, 3))
+    needed, available = (int(float(named[i]) * _UNITS[named[i + 1]]) for i in (1, 3))
+    return needed, available
 
 
 def _since(started: float) -> float:

@@ -5,7 +5,6 @@ No weight is read or made: the target's shape comes from its config.json, or fro
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -35,12 +34,12 @@ class Program(NamedTuple):
 
     Attributes:
       name: one of NAMES.
-      function: jitted. arguments: abstract, with their shardings.
+      function: jitted, so that it can be lowered. arguments: abstract, with their shardings.
       tokens: of context and text that one call works on. rounds: of its loop of unknown length, at the most.
     """
 
     name: str
-    function: Callable[..., Any]
+    function: Any
     arguments: tuple[Any, ...]
     tokens: int
     rounds: int | None = None
@@ -76,7 +75,8 @@ def abstract_run(config: RunConfig, shape: DecoderConfig, mesh: Mesh) -> Run:
         prefix = () if shape.bos_token_id is None else (shape.bos_token_id,)
     base = abstract(hf.build_params(shape, lambda tensor, size: jax.ShapeDtypeStruct(size, dtype)), mesh)
     config = dataclasses.replace(config, decoder_prefix=prefix)
-    run = Run(config, decoder, base, None, None, prefix, make_compressor(config.compressor, decoder), mesh)
+    unread: Any = None  # tokenizer and template
+    run = Run(config, decoder, base, unread, unread, prefix, make_compressor(config.compressor, decoder), mesh)
     check_fits(run)
     check_mesh(config, shape, mesh)
     return run
@@ -85,7 +85,7 @@ def abstract_run(config: RunConfig, shape: DecoderConfig, mesh: Mesh) -> Run:
 def abstract_batch(data: DataConfig, objectives: tuple[str, ...], rows: int, mesh: Mesh) -> dict[str, Any]:
     """A batch of full length as `data.loader` makes it."""
     array = functools.partial(_array, mesh, rows)
-    batch = {'context': array(data.context_length), 'context_length': array(), 'index': array()}
+    batch: dict[str, Any] = {'context': array(data.context_length), 'context_length': array(), 'index': array()}
     for name in objectives:
         T = data.text_length(name)
         batch[name] = {'tokens': array(T), 'is_target': array(T, dtype=bool)}

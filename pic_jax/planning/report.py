@@ -17,10 +17,10 @@ ESTIMATE = (
 def verdict(measured: Measured) -> str:
     """`fits: ...` or `does not fit: ...`, with the room left or missing on each device."""
     hbm, needed = gib(measured.hbm), measured.needed
-    if measured.fits:
-        return f'fits: {gib(needed)} of {hbm} GiB on each device, {gib(measured.hbm - needed)} GiB free'
     if needed is None:
         return f'does not fit: needs more than the {hbm} GiB of each device'
+    if measured.fits:
+        return f'fits: {gib(needed)} of {hbm} GiB on each device, {gib(measured.hbm - needed)} GiB free'
     over = needed - measured.hbm
     return f'does not fit: needs {gib(needed)} GiB on each device, {gib(over)} GiB more than its {hbm} GiB'
 
@@ -38,7 +38,7 @@ def to_dict(measured: Measured) -> dict[str, Any]:
         'hbm_bytes': measured.hbm, 'peak_bytes': measured.needed, 'flops': measured.flops,
         'tokens': measured.program.tokens, 'compile_s': measured.compile_s,
     }  # fmt: skip
-    if memory is None:
+    if memory is None or estimate is None:
         return row
     return row | {
         'argument_bytes': memory.arguments,
@@ -47,7 +47,7 @@ def to_dict(measured: Measured) -> dict[str, Any]:
         'hbm_traffic_bytes': measured.hbm_bytes,
         'collectives': {
             kind: {'count': count, 'bytes': size, 'of_unknown_count': unknown}
-            for kind, (count, size, unknown) in totals(measured.collectives).items()
+            for kind, (count, size, unknown) in totals(measured.collectives or ()).items()
         },
         'estimate': {
             **{f'{name}_s': value for name, value in estimate._asdict().items()},
@@ -86,7 +86,7 @@ def collectives_table(found: Sequence[Measured]) -> str:
     """Executions and bytes of every kind in one call, loops multiplied out."""
     lines = [['collectives per device', 'kind', 'executions', 'GiB']]
     for each in found:
-        for kind, (count, size, unknown) in totals(each.collectives).items():
+        for kind, (count, size, unknown) in totals(each.collectives or ()).items():
             shown = f'{count:,}' + (f' (and {unknown} of unknown count)' if unknown else '')
             lines.append([each.program.name, kind, shown, gib(size)])
     return align(lines)
@@ -96,6 +96,8 @@ def estimate_table(found: Sequence[Measured]) -> str:
     """Operations (by walking the program before compilation) and the estimate."""
     lines = [['estimate', 'TFLOP per device', 'compute ms', 'HBM ms', 'links ms', 'at least ms', 'tokens/s at best']]
     for each in found:
+        if each.roofline is None:  # did not fit
+            continue
         terms = ['?' if term is None else f'{1e3 * term:.3g}' for term in each.roofline]
         seconds = each.roofline.seconds
         cells = [f'{each.flops / 1e12:.4g}', *terms, f'{1e3 * seconds:.3g}', f'{each.program.tokens / seconds:,.0f}']

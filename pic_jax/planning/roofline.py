@@ -27,8 +27,8 @@ class Roofline(NamedTuple):
 
 def roofline(chip: Chip, flops: float, hbm_bytes: int | None, found: Sequence[Collective]) -> Roofline:
     """Args: operations and bytes of one device, and the program's collectives."""
-    unknown = any(each.count is None for each in found)
-    ici = None if unknown else sum(each.count * link_seconds(chip, each) for each in found)
+    known = [each.count * link_seconds(chip, each) for each in found if each.count is not None]
+    ici = sum(known) if len(known) == len(found) else None
     return Roofline(flops / chip.flops, None if hbm_bytes is None else hbm_bytes / chip.hbm_bandwidth, ici)
 
 

@@ -56,15 +56,15 @@ class Memory(NamedTuple):
 class Cells(NamedTuple):
     """What stands at each position, int64 of one shape.
 
-    token: its id (0 for slots). kind: TOKEN, SLOT or PADDING. chunk: number of its chunk. index: its place among its
-    kind in the chunk. source: place in the context of the token, or of the first of the slot's r tokens.
+    token: its id (0 for slots). kind: TOKEN, SLOT or PADDING. chunk: number of its chunk. place: among its kind in the
+    chunk. source: place in the context of the token, or of the first of the slot's r tokens.
     position: position id. embedding: of slots, which learned vector they start from.
     """
 
     token: torch.Tensor
     kind: torch.Tensor
     chunk: torch.Tensor
-    index: torch.Tensor
+    place: torch.Tensor
     source: torch.Tensor
     position: torch.Tensor
     embedding: torch.Tensor
@@ -143,22 +143,24 @@ class Compressor(torch.nn.Module):
         if found != (MODEL_TYPE, VERSION):
             raise ValueError(f'{folder / "config.json"} is of {found}, expected {(MODEL_TYPE, VERSION)}')
         revision = None if base else config['target']['revision']
+        model: Any = base
         if not isinstance(base, PreTrainedModel):
             name = str(base or config['target']['id'])
-            base = AutoModelForCausalLM.from_pretrained(
+            model = AutoModelForCausalLM.from_pretrained(
                 name, dtype=config['run']['dtype'], revision=revision, use_safetensors=True
-            ).to(device)
-        name = base.config.name_or_path
-        if any('lora_' in parameter for parameter, _ in base.named_parameters()):
+            )
+            model = model.to(device)
+        name = model.config.name_or_path
+        if any('lora_' in parameter for parameter, _ in model.named_parameters()):
             raise ValueError(f'{name} has an adapter already: expected the bare model, one for each compressor')
-        base.set_attn_implementation('sdpa')
-        base.generation_config = GenerationConfig(eos_token_id=base.generation_config.eos_token_id, pad_token_id=0)
-        if base.config.hidden_size != config['target']['hidden_size']:
+        model.set_attn_implementation('sdpa')
+        model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id, pad_token_id=0)
+        if model.config.hidden_size != config['target']['hidden_size']:
             wanted = config['target']['hidden_size']
-            raise ValueError(f'{name} has hidden_size {base.config.hidden_size}, the compressor expects {wanted}')
+            raise ValueError(f'{name} has hidden_size {model.config.hidden_size}, the compressor expects {wanted}')
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, revision=revision)
         try:
-            compressor = cls(folder, config, base, tokenizer)
+            compressor = cls(folder, config, model, tokenizer)
         except RuntimeError as error:  # PEFT: sizes differ
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f'{folder} belongs to another frozen model than {name}: {reason}') from error
@@ -251,7 +253,7 @@ class Compressor(torch.nn.Module):
         place = torch.arange(T, device=device) - torch.tensor([T - len(tail) for tail in tails], device=device)[:, None]
         front = torch.arange(P, device=device).expand(B, -1)
         positions = [front, P + memory.positions, P + memory.text_start[:, None] + place.clamp(min=0)]
-        inputs = {
+        inputs: dict[str, Any] = {
             'inputs_embeds': torch.cat([before, slots.to(before.dtype), behind], dim=1),
             'attention_mask': torch.cat([torch.ones_like(front), memory.valid, place >= 0], dim=1).long(),
             'position_ids': torch.cat(positions, dim=1),
@@ -298,7 +300,8 @@ class Compressor(torch.nn.Module):
         return [int(token) for token in text]
 
     def _vector(self, name: str) -> torch.Tensor:
-        return self._buffers[name.replace('.', '/')]
+        vector: Any = self._buffers[name.replace('.', '/')]
+        return vector
 
     def _at_ratio(self, ratio: int | None) -> dict[str, Any]:
         served = self.options['ratios'] or [self.options['ratio']]
@@ -411,7 +414,8 @@ class Compressor(torch.nn.Module):
     @contextlib.contextmanager
     def _projections(self, n: int) -> Iterator[dict[str, list[torch.Tensor]]]:
         """Collects keys (after any norm, before RoPE) and values of every layer, at the positions from n on."""
-        found, hooks = {'keys': [], 'values': []}, []
+        found: dict[str, list[torch.Tensor]] = {'keys': [], 'values': []}
+        hooks = []
         for layer in self.base.get_decoder().layers:
             attention = layer.self_attn
             for name, module in ('keys', getattr(attention, 'k_norm', attention.k_proj)), ('values', attention.v_proj):
@@ -487,8 +491,9 @@ class Compressor(torch.nn.Module):
             with self.frozen() as base:
                 base.get_decoder()(inputs_embeds=prefix, past_key_values=cache, use_cache=True)
         cos, sin = self.base.get_decoder().rotary_emb(prefix, P + memory.positions)
-        for layer in range(memory.keys.shape[2]):
-            keys, values = (x[:, :, layer].transpose(1, 2).to(prefix.dtype) for x in (memory.keys, memory.values))
+        vectors: Any = memory.keys, memory.values
+        for layer in range(vectors[0].shape[2]):
+            keys, values = (x[:, :, layer].transpose(1, 2).to(prefix.dtype) for x in vectors)
             cache.update(_rotate(keys, cos[:, None], sin[:, None]), values, layer)
         return cache
 
@@ -541,7 +546,7 @@ class Stream:
             vectors, sources, cache = self._compress(self._pending[:size])
             self._made = [*self._made, (vectors, sources)]
             self._pending = self._pending[size:]
-            if self._past is None:
+            if self._past is None or cache is None:
                 continue
             self._past = DynamicCache()
             if not options['window'] or self._done % options['window']:  # nothing crosses a window
@@ -596,7 +601,7 @@ def sees(options: dict[str, Any], query: Cells, key: Cells) -> torch.Tensor:
     if options['method'] == 'mean_pool':  # a slot is the mean of its tokens
         slot_sees = ~key_is_slot & (key.source >= query.source) & (key.source < query.source + options['ratio'])
     else:
-        slot_sees_slot = same & (key.index <= query.index)
+        slot_sees_slot = same & (key.place <= query.place)
         if options['memory_sees_memory'] == 'previous':
             slot_sees_slot |= earlier
         slot_sees = torch.where(key_is_slot, slot_sees_slot, same)
@@ -662,13 +667,14 @@ def _padded(parts: list[Cells]) -> tuple[Cells, int]:
 
 def _stack(rows: Sequence[torch.Tensor], padding: int = 0) -> torch.Tensor:
     """Rows [n, ...] of different lengths as one tensor [R, longest n, ...], padded behind."""
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding)
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=padding)
 
 
 def copy_of(cache: DynamicCache, places: Sequence[int] | slice = slice(None)) -> DynamicCache:
     """A cache of its own with the keys and values [B, K, S, H] at some places."""
     copy = DynamicCache()
-    for number, layer in enumerate(cache.layers):
+    layers: list[Any] = cache.layers
+    for number, layer in enumerate(layers):
         copy.update(layer.keys[:, :, places], layer.values[:, :, places], number)
     return copy
 

@@ -46,7 +46,7 @@ class KeepBest(PreservationPolicy):
     ) -> Sequence[bool]:
         """True for the best one."""
         scored = [info.step for info in checkpoints if info.step in self.scores]
-        best = max(scored, key=self.scores.get, default=None)
+        best = max(scored, key=self.scores.__getitem__, default=None)
         return [info.step == best for info in checkpoints]
 
 
@@ -102,11 +102,11 @@ class Checkpoints:
         scores = {each: self._best.scores[each] for each in saved if each in self._best.scores}
         if step == BEST and scores:
             self._check_whole(*saved)  # a damaged score could hide the best
-            return max(scores, key=scores.get)
+            return max(scores, key=scores.__getitem__)
         if step != LATEST and step not in saved:
             names = [*map(str, sorted(saved)), LATEST, *([BEST] if scores else [])]
             raise PicJaxError(f'step={step} is not valid: {self.folder} has {", ".join(names)}')
-        found = max(saved) if step == LATEST else step
+        found = max(saved) if step == LATEST else int(step)
         self._check_whole(found)
         return found
 
@@ -127,7 +127,7 @@ class Checkpoints:
         """
         self.wait()
         self._saving = step
-        metadata = {'base': self._base}
+        metadata: dict[str, Any] = {'base': self._base}
         if score is not None:
             self._best.scores[step] = metadata['score'] = score
         with self._explained(step, 'saved'):

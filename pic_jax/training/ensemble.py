@@ -18,7 +18,7 @@ from pic_jax.run import Run, check_fits
 from pic_jax.training.objectives import compressor_loss
 from pic_jax.training.ratios import drawn_ratios, nested_losses
 from pic_jax.training.start import initial_trainable
-from pic_jax.training.step import init_state, make_ensemble_step
+from pic_jax.training.step import TrainState, init_state, make_ensemble_step
 from pic_jax.training.validation import make_validation
 from pic_jax.training.workdir import flat
 from pic_jax.training.writers import Record
@@ -69,10 +69,7 @@ def train_members(runs: Sequence[Run], note: Callable[[str], None]) -> tuple[lis
     ]
     losses = nested_losses(first) or {0: compressor_loss(first)}
     steps_all = {ratio: make_ensemble_step(loss, config.optimizer, config.train) for ratio, loss in losses.items()}
-    peaks_E = jnp.array([run.config.optimizer.learning_rate for run in runs], jnp.float32)
-    states_E = stack([init_state(initial_trainable(run), config.optimizer, config.train.steps) for run in runs])
-    # Where the step leaves them: it would be compiled again for states that lie elsewhere.
-    peaks_E, states_E = jax.device_put((peaks_E, states_E), NamedSharding(first.mesh, PartitionSpec()))
+    peaks_E, states_E = _initial(runs)
     validate = make_validation(first, records['validation'])
     curves: list[list[Record]] = [[] for _ in runs]
     errors: list[str | None] = [None] * len(runs)
@@ -104,6 +101,15 @@ def train_members(runs: Sequence[Run], note: Callable[[str], None]) -> tuple[lis
         for member, (curve, error) in enumerate(zip(curves, errors, strict=True))
     ]
     return outcomes, seconds
+
+
+def _initial(runs: Sequence[Run]) -> tuple[jax.Array, TrainState]:
+    """[E] learning rates, and the states before the first step."""
+    config = runs[0].config
+    peaks_E = jnp.array([run.config.optimizer.learning_rate for run in runs], jnp.float32)
+    states_E = stack([init_state(initial_trainable(run), config.optimizer, config.train.steps) for run in runs])
+    # Where the step leaves them: it would be compiled again for states that lie elsewhere.
+    return jax.device_put((peaks_E, states_E), NamedSharding(runs[0].mesh, PartitionSpec()))
 
 
 def check_members(runs: Sequence[Run]) -> None:

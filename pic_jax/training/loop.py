@@ -6,7 +6,7 @@ import time
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -48,6 +48,14 @@ from pic_jax.training.writers import (
 )
 
 
+class BatchesByStep(Protocol):
+    """`batches[step]`, in any order and as often as wanted."""
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step >= 0."""
+        ...
+
+
 class Job(NamedTuple):
     """What the loop needs to know of a training, whatever is trained.
 
@@ -69,7 +77,7 @@ class Job(NamedTuple):
     loss: Loss
     init: Callable[[Any], Any] | None
     frozen: Any
-    batches: Batches
+    batches: BatchesByStep
     sources: Callable[[Batch], str]
     validate: Callable[[Any], Record]
     summary: Callable[[Any], list[str]]
@@ -248,7 +256,8 @@ class Loop:
         self._config: TrainConfig = job.config.train
         losses = job.nested or {0: job.loss}
         self._drawn = drawn_ratios(tuple(losses), job.config.seed, range(self._config.steps))
-        self._losses, self._clock, self._waiting = losses, Clock(job.mesh.devices), None
+        self._losses, self._clock = losses, Clock(job.mesh.devices)
+        self._waiting: Waiting | None = None
         self._flops: dict[Any, float] = {}
         rows = len(rows_of_process(job.mesh, self._config.batch_size))
         self._shares = self._config.batch_size // rows  # processes that draw different rows

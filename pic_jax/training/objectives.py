@@ -47,7 +47,7 @@ def objective_totals(run: Run, trainable: dict[str, Any], base: Params, batch: d
         hidden_BTD = text_hidden(run.decoder, base, memory, special_D, run.prefix, tokens_BT)
         totals[name] = total(frozen_nats(run.decoder, base, hidden_BTD, tokens_BT), is_target_BT)
         if weights.distill and name != 'ae':
-            logits_BTV = run.decoder.apply({'params': base}, hidden_BTD, method='logits')
+            logits_BTV: Any = run.decoder.apply({'params': base}, hidden_BTD, method='logits')
             words = word_memory(run.decoder, base, batch['context'], batch['context_length'])
             teacher_BTV = text_logits(run.decoder, base, words, None, run.prefix, tokens_BT)
             divergences.append(divergence(logits_BTV, teacher_BTV, is_target_BT))
@@ -69,7 +69,8 @@ def words_totals(run: Run, base: Params, memory: Memory, context_BS: jax.Array, 
       squared distances over the mean square of the word embeddings, summed per row, [B], and vectors per row, [B].
     """
     S, K = context_BS.shape[1], memory.valid.shape[1]
-    words_BSD = run.decoder.apply({'params': base}, context_BS, method='embed').astype(jnp.float32)
+    embedded: Any = run.decoder.apply({'params': base}, context_BS, method='embed')
+    words_BSD = embedded.astype(jnp.float32)
     before_BS = jnp.concatenate([jnp.full_like(context_BS[:, :1], run.prefix[-1]), context_BS[:, :-1]], axis=1)
     before = from_tokens(run.decoder, base, before_BS, lengths_B)
     hidden_BSD, _, _ = read(run.decoder, base, before)
@@ -79,7 +80,7 @@ def words_totals(run: Run, base: Params, memory: Memory, context_BS: jax.Array, 
     weights_BKS /= jnp.linalg.norm(weights_BKS, axis=-1, keepdims=True) + 1e-6
     target_BKD = jax.lax.stop_gradient(jnp.einsum('bks,bsd->bkd', weights_BKS, words_BSD))
     square = jnp.mean(jnp.sum(jnp.asarray(base['embed_tokens']['embedding'], jnp.float32) ** 2, axis=-1))
-    distance_BK = jnp.sum((memory.embeddings.astype(jnp.float32) - target_BKD) ** 2, axis=-1) / square
+    distance_BK = jnp.sum((memory.vectors['embeddings'].astype(jnp.float32) - target_BKD) ** 2, axis=-1) / square
     return Totals(jnp.sum(jnp.where(memory.valid, distance_BK, 0), axis=1), jnp.sum(memory.valid, axis=1))
 
 
@@ -88,7 +89,7 @@ def compressor_loss(run: Run) -> Loss:
     weights = {name: w for name, w in dataclasses.asdict(run.config.objective).items() if w > 0}
 
     def counts(batch: dict[str, Any]) -> dict[str, jax.Array]:
-        tokens = {name: jnp.sum(batch[name]['is_target']) for name in run.config.objective.names}
+        tokens: dict[str, Any] = {name: jnp.sum(batch[name]['is_target']) for name in run.config.objective.names}
         if 'distill' in weights:
             tokens['distill'] = sum(value for name, value in tokens.items() if name != 'ae')
         if 'words' in weights:

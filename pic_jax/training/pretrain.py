@@ -163,6 +163,7 @@ def token_scores(decoder: Decoder, params: Params, kind: str, rows: dict[str, An
     Column 0 is 0 for plain rows, which start with nothing before them.
     """
     tokens_BT = rows['tokens']
+    logits_BTV: Any
     if kind == 'mixture':
         words_BSD = decoder.apply({'params': params}, rows['context'], method='embed')
         mixed_BKD = jnp.einsum('bks,bsd->bkd', rows['weights'], words_BSD)
@@ -185,7 +186,9 @@ def make_validation(decoder: Decoder, weights: dict[str, float], batches: Sequen
     scored = {kind: jax.jit(lambda p, rows, kind=kind: token_scores(decoder, p, kind, rows)) for kind in batches[0]}
 
     def validate(params: Params) -> dict[str, float]:
-        nats, right, exact = {}, {}, {}
+        nats: dict[str, list[np.ndarray]] = {}
+        right: dict[str, list[np.ndarray]] = {}
+        exact: dict[str, list[bool]] = {}
         for batch in batches:
             scores = {kind: jax.tree.map(np.asarray, scored[kind](params, rows)) for kind, rows in batch.items()}
             for kind, name in _losses(batch, weights):

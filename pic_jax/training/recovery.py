@@ -40,8 +40,9 @@ def _set_damaged_aside(folder: Path) -> list[str]:
     damages = {step: find_damage(folder / str(step)) for step in steps}
     whole = [step for step, damage in damages.items() if damage is None]
     if steps and not whole:
+        told = '; '.join(damage.text for damage in damages.values() if damage)
         raise PicJaxError(
-            f'{folder}: every checkpoint is damaged ({"; ".join(damage.text for damage in damages.values())}): '
+            f'{folder}: every checkpoint is damaged ({told}): '
             'bring one back from a copy, or delete the folder to start over'
         )
     lines = []

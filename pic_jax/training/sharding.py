@@ -83,8 +83,13 @@ def dims_of(path: Sequence[Any], ndim: int) -> tuple[str, ...]:
         return ()
     names = [str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path]
     layer, leaf = names[-2] if len(names) > 1 else '', names[-1]
-    into, out = KERNELS.get(layer, (None, None))
-    by_leaf = {'kernel': (into, out), 'bias': (out,), 'lora_A': ('adapter', 'rank'), 'lora_B': ('rank', 'adapter')}
+    into, out = KERNELS.get(layer, ('', ''))
+    by_leaf: dict[str, tuple[str, ...]] = {
+        'kernel': (into, out),
+        'bias': (out,),
+        'lora_A': ('adapter', 'rank'),
+        'lora_B': ('rank', 'adapter'),
+    }
     dims = by_leaf[leaf] if into and leaf in by_leaf else LEAVES.get(leaf)
     if dims is None:
         raise ConfigError(f'parameter {"/".join(names)} has no sharding rule (training/sharding.py)')
@@ -98,7 +103,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
       ConfigError: a leaf has no rule, or a mesh axis does not divide a dimension of it.
     """
 
-    def of(path: Sequence[Any], leaf: Any) -> NamedSharding:
+    def of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         dims = dims_of(path, leaf.ndim)
         for dim, size in zip(dims, leaf.shape, strict=True):
             if size % ways(mesh, RULES[dim]):
@@ -132,7 +137,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def rows_of_process(mesh: Mesh, batch_size: int) -> range:
     """The rows of a batch that this process's devices hold."""
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    bounds = [index[0].indices(batch_size) for index in indices]
+    bounds = [index[0].indices(batch_size) for index in indices if index]
     return range(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
 
 
@@ -145,8 +150,8 @@ def place_batch(batch: Any, mesh: Mesh) -> Any:
         rows = len(x) * parts // len(own)
         first = own.start * rows // parts
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
-            start, stop, _ = index[0].indices(rows)
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            start, stop, _ = (index or (slice(None),))[0].indices(rows)
             return x[start - first : stop - first]
 
         return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, part)

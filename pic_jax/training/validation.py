@@ -67,7 +67,8 @@ def make_validation(run: Run, records: Sequence[TokenisedRecord]) -> Callable[[A
 
 def nats_at_coarser_ratios(run: Run, trainable: Any, records: Sequence[TokenisedRecord]) -> Record:
     """`<objective>_nats_<ratio>x` of a nested compressor, for every ratio but its finest."""
-    compressor, record = run.config.compressor, {}
+    compressor = run.config.compressor
+    record: Record = {}
     for ratio in compressor.ratios[1:]:
         weights, view = trainable_at(compressor, trainable, ratio), run.at_ratio(ratio)
         scores = score(view, weights, records, (compressor.method,), len(records))[compressor.method]

@@ -66,7 +66,7 @@ def compare_config(workdir: Path, config: Any) -> list[str]:
 
 def flat(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     """Nested settings as {'a.b.c': value}."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
             found |= flat(value, f'{prefix}{key}.')
