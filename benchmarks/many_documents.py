@@ -2,7 +2,8 @@
 
 The bundled compressor reads generated text, cut to lengths whose logarithms are uniform, in random order. A batch is
 padded to a bucket for its longest document, and every shape of a batch is compiled once. There may be four buckets for
-each doubling from 32 tokens on, so the program is compiled at most that often for each number of rows.
+each doubling from 32 tokens on, one of 32 and one of the context length, so the program is compiled at most that often
+for each number of rows.
 
 Memory is sampled when a batch is done. The command keeps what it has compressed until it writes its file; those bytes
 are taken off before a line is fitted to the second half. At the upper end of the slope's 95% interval as many documents
@@ -98,7 +99,7 @@ def programs(counts: dict[str, int]) -> int:
 def limit(longest: int, batch_shapes: int) -> int:
     """How often it may be, for documents of up to `longest` tokens in batches of so many different numbers of rows."""
     doublings = math.ceil(math.log2(max(longest / SHORTEST_BUCKET, 1)))
-    return batch_shapes * (1 + BUCKETS_PER_DOUBLING * doublings)
+    return batch_shapes * (2 + BUCKETS_PER_DOUBLING * doublings)  # 2: the shortest, and the context length itself
 
 
 def watched(words: list[str]) -> tuple[dict[str, Any], list[tuple[int, float, Usage]]]:

@@ -16,7 +16,7 @@ from pic_jax.patterns import Pattern
 
 HALF_STEP = 2.0**-9  # the largest relative error of rounding to bfloat16
 # Of the fields of benchmarks/golden_spread.py: at least MARGIN times what it measured.
-BOUNDS = {'loss': 0.04, 'grad_norm': 0.25, 'memory': 0.05, 'worst_slot': 0.1}
+BOUNDS = {'loss': 0.04, 'grad_norm': 0.4, 'memory': 0.05, 'worst_slot': 0.1}
 MARGIN = 2
 
 

@@ -56,7 +56,7 @@ def test_the_same_run_twice_has_the_same_bits():
     'change',
     [
         'optimizer.warmup_steps=5',
-        'optimizer.weight_decay=0.02',
+        'optimizer.learning_rate=1.01e-3',
         'optimizer.b2=0.951',
         'compressor.memory_sees_memory=previous',
         'compressor.positions=end',
