@@ -121,5 +121,5 @@ def test_what_counts_as_a_problem_of_many_documents(changed, said):
 
 
 def test_four_programs_for_each_doubling():
-    assert [many_documents.limit(longest, 1) for longest in (1, 32, 33, 64, 2000)] == [1, 1, 5, 5, 25]
-    assert many_documents.limit(2000, 2) == 50
+    assert [many_documents.limit(longest, 1) for longest in (1, 32, 33, 64, 2000)] == [2, 2, 6, 6, 26]
+    assert many_documents.limit(2000, 2) == 52

@@ -16,7 +16,8 @@ from pic_jax.patterns import Pattern
 
 HALF_STEP = 2.0**-9  # the largest relative error of rounding to bfloat16
 # Of the fields of benchmarks/golden_spread.py: at least MARGIN times what it measured.
-BOUNDS = {'loss': 0.04, 'grad_norm': 0.4, 'memory': 0.05, 'worst_slot': 0.1}
+# The worst slot is mean pooling's: means of states that nearly cancel keep the states' error.
+BOUNDS = {'loss': 0.04, 'grad_norm': 0.4, 'memory': 0.05, 'worst_slot': 0.12}
 MARGIN = 2
 
 
