@@ -3,9 +3,10 @@
     pic-jax bench backends [--json] [--table] [LAYOUT ...]
 
 One attention of 8 heads of 64, float32, chunks of 256 tokens, 16 tokens per vector, all positions real. The programs of
-a shape run interleaved in one process; seconds are medians of at least 7 rounds after a warm-up, a ratio is the median
-of the ratios of the rounds with its quartiles, and bytes are what the compiler takes beside inputs and outputs. `auto`
-is one of the backends; its share is the fastest backend's time over that of the one it picks.
+a shape take turns in one process, of two seconds or one call; seconds of a call are medians of 7 rounds after a
+warm-up, a ratio is the median of the ratios of the rounds with its quartiles, and bytes are what the compiler takes
+beside inputs and outputs. `auto` is one of the backends; its share is the fastest backend's time over that of the one
+it picks.
 """
 
 import argparse

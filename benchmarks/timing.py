@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -17,6 +18,7 @@ from peak_memory import peak_memory
 Side = dict[str, Callable[[], Any]]
 # Makes a side, or gives the one that its process has made before; picklable, as a partial of a module's function is.
 OpenSide = Callable[[], Side]
+TURN_S = 2.0
 
 
 class Ratio(NamedTuple):
@@ -66,16 +68,28 @@ def seconds_of(open_side: OpenSide, what: str) -> float:
 
 
 def interleaved(programs: dict[str, Callable[..., Any]], inputs: Sequence[Any], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every round by program; they take turns in this process. Call each once before, to warm up."""
-    import jax
+    """Seconds of a call in every round by program; they take turns in this process. Call each once before, to warm up.
 
+    In its turn a program runs for TURN_S at least, and the mean of its calls counts: the first call of a short program
+    finds caches and memory as a long one left them, and would be timed for that.
+    """
     seconds = {name: [] for name in programs}
     for _ in range(rounds):
         for name, program in programs.items():
-            started = time.perf_counter()
-            jax.block_until_ready(program(*inputs))
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(turn(program, inputs))
     return seconds
+
+
+def turn(program: Callable[..., Any], inputs: Sequence[Any]) -> float:
+    """Seconds of a call, the mean of as many as fill TURN_S."""
+    import jax
+
+    started = time.perf_counter()
+    for calls in itertools.count(1):
+        jax.block_until_ready(program(*inputs))
+        passed = time.perf_counter() - started
+        if passed >= TURN_S:
+            return passed / calls
 
 
 def peak_of(open_side: OpenSide, what: str) -> int:
