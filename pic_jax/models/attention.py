@@ -13,6 +13,9 @@ from pic_jax.patterns import Pattern
 
 # On each platform the pairs of queries and keys up to which one dense product is as fast as anything else.
 DENSE_PAIRS = {'cpu': 576**2, 'gpu': 1024**2, 'tpu': 1024**2}
+# Where blocks leave out less than a quarter of the pairs they cost more than they save, and one dense product is
+# faster; up to so many pairs, whose float32 scores take 64 MiB a head.
+DENSE_SHARE, DENSE_PAIRS_AT_MOST = 0.75, 4096**2
 
 
 @flax.struct.dataclass
@@ -53,6 +56,8 @@ def choose(backend: str, platform: str, pattern: Pattern) -> Choice:
         return Choice('dense', f'{T} x {S} queries and keys are few for {platform}')
     if platform == 'tpu':
         return Choice('splash', f'{T} x {S} queries and keys on a TPU')
+    if DENSE_PAIRS_AT_MOST >= T * S and pattern.block_pairs > DENSE_SHARE * T * S:
+        return Choice('dense', f'nearly all of {T} x {S} queries and keys are seen')
     return Choice('structured', f'{T} x {S} queries and keys on {platform}')
 
 

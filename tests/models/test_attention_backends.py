@@ -220,6 +220,14 @@ def test_auto_says_what_it_picks_and_why():
     assert choose('auto', 'cpu', causal(4096)).backend == 'structured'
 
 
+@pytest.mark.parametrize(('tokens', 'backend'), [(8192, 'dense'), (16384, 'structured')])
+def test_auto_is_dense_where_blocks_would_leave_out_little(tokens, backend):
+    config = CompressorConfig.preset('icformer', ratio=16, context_length=tokens)
+    picked = choose('auto', 'cpu', Pattern(config, tokens, (MEMORY,)))
+    assert picked.backend == backend
+    assert f'{tokens // 16} x {tokens // 16 * 17}' in picked.why
+
+
 def test_a_row_that_sees_nothing_is_finite():
     pattern = causal(40)
     q = jnp.asarray(np.random.default_rng(0).standard_normal((1, 40, 1, 8)), jnp.float32)
