@@ -11,7 +11,7 @@ from pic_jax.masks import CONTEXT, MEMORY, Cells, Layout, make_layout, sees
 
 BOTH = (CONTEXT, MEMORY)
 ROWS = 128  # queries that are computed at a time where they see keys of other chunks
-LARGEST_BLOCK = 512  # keys of a chunk, at the most, that its queries look at in one piece
+LARGEST_BLOCK = 512  # tokens of a chunk that is alone, at the most, whose queries look at all of it in one piece
 SEGMENTS = 8  # stretches of queries, each of which skips the keys behind the last that it sees
 TEXT = CompressorConfig.preset('mean_pool', ratio=1)  # its tokens see each other as those of any text do
 
@@ -107,9 +107,19 @@ class Pattern:
         own = dict.fromkeys(span for part in parts for span in part.own)
         return (parts[0]._replace(queries=tuple(queries), own=tuple(own)),)
 
+    @functools.cached_property
+    def of_a_chunk(self) -> 'Pattern | None':
+        """The pattern that every chunk is, where chunks see nothing of each other and are too large for one piece."""
+        chunk = self.config.chunk_size
+        if chunk and LARGEST_BLOCK < chunk < self.num_tokens and not any(part.segments for part in self.parts):
+            return dataclasses.replace(self, num_tokens=chunk)
+        return None
+
     @property
     def block_pairs(self) -> int:
         """Pairs of query and key that all blocks of `parts` have, seen or not."""
+        if self.of_a_chunk:
+            return self.parts[0].queries[0].blocks * self.of_a_chunk.block_pairs
         pairs = 0
         for part in self.parts:
             queries, own = (sum(span.size for span in spans) for spans in (part.queries, part.own))
@@ -142,7 +152,7 @@ class Pattern:
         if sees_in_chunk(1, 0) and chunk < self.num_tokens:
             return 'far'
         if sees_in_chunk(0, 0):
-            return 'own' if chunk <= LARGEST_BLOCK else 'far'
+            return 'own' if chunk <= LARGEST_BLOCK or chunk < self.num_tokens else 'far'
         return 'none'
 
     def _segments(self, queries: Span, far: tuple[int, int], group: int) -> tuple[Segment, ...]:

@@ -32,6 +32,12 @@ def structured(
 ) -> jax.Array:
     """Attention as `attention.attend` defines it, of the pattern's queries over its keys."""
     keys = Keys(k_BSKH, v_BSKH, jnp.broadcast_to(valid_BS, k_BSKH.shape[:2]))
+    if pattern.of_a_chunk:
+        (part,) = pattern.parts
+        folded = [_fold(q_BTNH, part.queries), *(_fold(x, part.own) for x in keys)]
+        q_RANH, k_RPKH, v_RPKH, valid_RP = (x.reshape(-1, *x.shape[2:]) for x in folded)
+        out_RANH = structured(q_RANH, k_RPKH, v_RPKH, pattern.of_a_chunk, valid_RP, platform)
+        return _unfold(out_RANH.reshape(folded[0].shape), part.queries)
     parts = [_attend_part(pattern, part, q_BTNH, keys, platform) for part in pattern.parts]
     return jnp.concatenate(parts, axis=1)
 

@@ -50,6 +50,18 @@ CASES = {
     ),
     'plain text': (dict(method='mean_pool', ratio=1), (CONTEXT,), (CONTEXT,), 133, 2, 4, 2, 80),
     'one token': (dict(method='pic', **CHUNKS), BOTH, BOTH, 1, 2, 2, 1, 16),
+    'large chunks': (dict(method='pic', chunk_size=520, ratio=8), BOTH, BOTH, 1100, 2, 2, 1, 8),
+    'large chunks in both directions': (
+        dict(method='mean_pool', context_sees='chunk', encoder_attention='bidirectional', chunk_size=520, ratio=8),
+        (CONTEXT,), (CONTEXT,), 1050, 1, 1, 1, 8,
+    ),
+    'digests of large chunks': (
+        dict(method='icformer', chunk_size=520, ratio=8, context_length=2000), (MEMORY,), BOTH, 1100, 2, 1, 1, 8
+    ),
+    'memory of earlier large chunks': (
+        dict(method='pic', context_sees='chunk+memory', memory_sees_memory='previous', chunk_size=520, ratio=8), BOTH,
+        BOTH, 1100, 1, 1, 1, 8,
+    ),
 }  # fmt: skip
 
 
@@ -202,6 +214,16 @@ def test_operations_are_counted_by_backend(name):
     assert flops('structured', pattern) == pattern.block_pairs >= seen
     if name in ('chunk-local', 'memory of earlier chunks', 'context causal'):
         assert pattern.block_pairs < 0.8 * T * S
+
+
+@pytest.mark.parametrize('options', [{}, dict(context_sees='chunk+memory', memory_sees_memory='previous')])
+def test_large_chunks_are_blocks_too(options):
+    """Twice the chunk is twice the pairs, not the whole context."""
+    pairs = {
+        size: Pattern(CompressorConfig.preset('pic', ratio=16, chunk_size=size, **options), 32768).block_pairs
+        for size in (512, 1024)
+    }
+    assert pairs[512] < pairs[1024] < 2 * pairs[512]
 
 
 def test_a_kernel_counts_for_every_cell_of_its_grid():
