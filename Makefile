@@ -1,8 +1,11 @@
 # `make demo` and `make test` install what they need into .venv and are all the set-up there is.
 PYTHON ?= python3
 VENV := .venv
+# The pins are in the environment so that what pip builds is built with them too: --constraint does not reach there, nor
+# does PIP_CONSTRAINT from pip 25.3 on.
+PINS := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 # Without --no-compile pip compiles every module of torch and transformers, most of which nothing imports.
-PIP := $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
+PIP := $(PINS) $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check
 PYTEST := JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest
 
 .PHONY: venv venv-test demo test test-all coverage soak lint types clean

@@ -73,7 +73,18 @@ required() {
 # one_of FLAG VALUE...: its value is one of these.
 one_of() {
     local variable=PIC_JAX_${1^^}
-    [[ " ${*:2} " == *" ${!variable} "* ]] || bad_usage "--$1=${!variable}: not one of ${*:2}"
+    [[ " ${*:2} " == *" ${!variable} "* && ${!variable} != *' '* ]] ||
+        bad_usage "--$1=${!variable}: not one of ${*:2}"
+}
+
+# at_least NUMBER FLAG...: these are whole numbers of at least that, without zeros in front, which would be octal.
+at_least() {
+    local flag variable
+    for flag in "${@:2}"; do
+        variable=PIC_JAX_${flag^^}
+        [[ ${!variable} =~ ^(0|[1-9][0-9]{0,8})$ && ${!variable} -ge $1 ]] ||
+            bad_usage "--$flag=${!variable}: not a whole number of at least $1"
+    done
 }
 
 # check_command MOUNT: COMMAND is a pic-jax verb, and its workdir outlives the machines.

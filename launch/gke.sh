@@ -87,6 +87,8 @@ apply() {
 verb=${1:-}
 [[ " apply status logs delete " == *" $verb "* ]] || bad_usage "'$verb' is no verb"
 parse 'name namespace image accelerator topology chips claim spot max_restarts' "${@:2}"
+one_of spot 0 1
+at_least 0 max_restarts
 selector=jobset.sigs.k8s.io/jobset-name=$PIC_JAX_NAME
 case $verb in
     apply)

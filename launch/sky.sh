@@ -47,6 +47,8 @@ launch() {
 verb=${1:-}
 [[ " launch logs cancel " == *" $verb "* ]] || bad_usage "'$verb' is no verb"
 parse 'name bucket accelerators nodes spot' "${@:2}"
+one_of spot 0 1
+at_least 1 nodes
 case $verb in
     launch)
         required bucket

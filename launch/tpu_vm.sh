@@ -173,6 +173,9 @@ verb=${1:-}
 parse 'name zone project type version capacity nfs bucket worker keep max_crashes poll' "${@:2}"
 required zone
 one_of capacity on_demand spot reserved
+one_of keep 0 1
+at_least 0 poll
+at_least 1 max_crashes
 [[ -z $PIC_JAX_NFS || -z $PIC_JAX_BUCKET ]] || bad_usage '--nfs and --bucket: only one of them'
 [[ -n $PIC_JAX_VERSION ]] || PIC_JAX_VERSION=$(runtime_version) || exit
 case $verb in

@@ -42,7 +42,8 @@ setup() {
     # The images of TPU VMs have Python 3.10; pic_jax needs 3.11.
     python3 -m pip install --user --quiet uv
     ~/.local/bin/uv venv --quiet --allow-existing --python 3.11 "$venv"
-    ~/.local/bin/uv pip install --quiet --python "$venv/bin/python" --constraint constraints.txt --editable '.[tpu]'
+    ~/.local/bin/uv pip install --quiet --python "$venv/bin/python" --build-constraint constraints.txt \
+        --constraint constraints.txt --editable '.[tpu]'
 }
 
 running() { [[ -s $state/pid ]] && kill -0 "$(<"$state/pid")" 2>/dev/null; }

@@ -123,4 +123,4 @@ def test_setup_mounts_storage_and_installs_with_constraints(fakes, worker, stora
     calls = [' '.join(call) for call in fakes.calls]
     mounts = [call for call in calls if call.startswith(('sudo mount ', 'gcsfuse '))]
     assert [call.split()[-2:] for call in mounts] == ([[storage[1], '/mnt/pic_jax']] if storage else [])
-    assert '--constraint constraints.txt --editable .[tpu]' in calls[-1]
+    assert '--build-constraint constraints.txt --constraint constraints.txt --editable .[tpu]' in calls[-1]
