@@ -4,7 +4,6 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart. Figures are 
 nothing here has global state.
 """
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +21,8 @@ from pic_jax.config import RunConfig
 from pic_jax.errors import PicJaxError
 from pic_jax.files import replacing
 from pic_jax.masks import Layout, make_layout
+from pic_jax.training.writers import SPLITS, parse_record
 
-SPLITS = ('train', 'validation')
 _MASK_TOKENS = 96
 DPI = 150
 # What a cell shows -> its colour; the order is the code in the picture.
@@ -42,6 +41,11 @@ def _save(path: str | os.PathLike, figure: Figure) -> None:
     """Writes the PNG; what was there stays until the new file is whole."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format='png', dpi=DPI)
+
+
+def _plain(text: Any) -> str:
+    """A name from outside, in which matplotlib is to find no formula."""
+    return str(text).replace('$', r'\$')
 
 
 def plot_mask(
@@ -162,22 +166,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
         raise PicJaxError(f'{path}: cannot be read: {error.strerror}') from error
     if not lines:
         raise PicJaxError(f'{path}: has no records: expected one JSON object per line')
-    return [_record(f'{path}:{number}', line) for number, line in enumerate(lines, start=1)]
-
-
-def _record(where: str, line: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise PicJaxError(f'{where}: not valid JSON: {error}') from error
-    if not isinstance(record, dict):
-        raise PicJaxError(f'{where}: expected a JSON object, not {type(record).__name__}')
-    step, split = record.get('step'), record.get('split')
-    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-        raise PicJaxError(f'{where}: step={step!r} is not valid: expected an integer of at least 0')
-    if split not in SPLITS:
-        raise PicJaxError(f'{where}: split={split!r} is not valid: expected one of {", ".join(SPLITS)}')
-    return record
+    return [parse_record(f'{path}:{number}', line) for number, line in enumerate(lines, start=1)]
 
 
 def plot_curves(path: str | os.PathLike, runs: Mapping[str, Sequence[dict]], metrics: Sequence[str]) -> None:
@@ -216,7 +205,7 @@ def plot_curves(path: str | os.PathLike, runs: Mapping[str, Sequence[dict]], met
             color=CURVES[index % len(CURVES)],
             marker=MARKERS[index % len(MARKERS)],
             linestyle=_dashes(index),
-            label=name,
+            label=_plain(name),
         )
         for index, name in enumerate(runs)
     ]
@@ -282,7 +271,7 @@ def draw_sweep(axes: Axes, lines: Lines, xlabel: str, ylabel: str) -> None:
     for index, (label, pairs) in enumerate(lines.items()):
         colour, xs = CURVES[index % len(CURVES)], [x for x, _ in pairs]
         means = [sum(values) / len(values) for _, values in pairs]
-        axes.plot(xs, means, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=5, label=label)
+        axes.plot(xs, means, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=5, label=_plain(label))
         lows, highs = ([bound(values) for _, values in pairs] for bound in (min, max))
         axes.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
     ticks = sorted({x for pairs in lines.values() for x, _ in pairs})
@@ -331,7 +320,7 @@ def plot_bars(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], xlabel
         min(*ends, 0) - (0.15 * span if min(ends) < 0 else 0), max(*ends, 0) + (0.15 * span if max(ends) > 0 else 0)
     )
     axes.axvline(0, color='black', linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [str(row['method']) for row in rows])
+    axes.set_yticks(range(len(rows)), [_plain(row['method']) for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel(xlabel)
     axes.set_title(title, fontsize=10)

@@ -68,17 +68,12 @@ def _results(stored: Stored) -> list[Html]:
         key, series = ablation.series(stored, task, metric)
         if series:
             title = f'{task}: {metric} against {key}'
-            draw = functools.partial(plots.plot_sweep, lines=_plain(series), xlabel=key, ylabel=f'{task}: {metric}')
+            draw = functools.partial(plots.plot_sweep, lines=series, xlabel=key, ylabel=f'{task}: {metric}')
             caption = f'{title}: means over seeds, bands from the lowest to the highest.'
             drawn.append(picture(draw, f'{title}; the table above has the values', caption))
     caption = 'Mean [lowest, highest] over seeds, of the swept method'
     means = table(caption, ablation.setting_cells(stored), heads=max(len(keys), 1))
     return [means, element('div', *drawn, class_='pictures')]
-
-
-def _plain(lines: Mapping[str, Any]) -> dict[str, Any]:
-    """Labels in which matplotlib finds no formula."""
-    return {label.replace('$', r'\$'): line for label, line in lines.items()}
 
 
 def _curves(stored: Stored) -> list[Html]:
@@ -95,7 +90,7 @@ def _curves(stored: Stored) -> list[Html]:
         for label, steps in losses.items()
     }
     drawn = picture(
-        lambda path: plots.plot_curves(path, _plain(runs), ('loss',)),
+        lambda path: plots.plot_curves(path, runs, ('loss',)),
         f'Validation loss of {len(runs)} settings over steps; every row below has its own as a table',
         'Validation loss, mean over seeds.',
     )

@@ -15,7 +15,7 @@ from orbax.checkpoint.checkpoint_managers import (
     PreservationPolicy,
 )
 
-from pic_jax.errors import PicJaxError
+from pic_jax.errors import PicJaxError, first_line
 from pic_jax.run import Run
 from pic_jax.training import orbax_noise, weights
 from pic_jax.training.checksums import find_damage, write_checksums
@@ -56,18 +56,19 @@ class Checkpoints:
     Every one has checksums (training/checksums.py).
     """
 
-    def __init__(self, folder: Path, keep: int, base: str = '', saves: bool = True):
+    def __init__(self, folder: Path, keep: int, base: str = '', metric: str = '', saves: bool = True):
         """Opens or creates the folder; the newest `keep` checkpoints and the best one are preserved.
 
         Args:
           base: identity of the frozen parameters (`identity`) that the states belong to.
+          metric: what the scores are of (`score_of`); checkpoints that were scored by another one have none here.
           saves: what a killed save left behind is deleted. False for readers: it may be a save that is still going on.
 
         Raises:
           PicJaxError: the folder cannot be made.
         """
         orbax_noise.silence()
-        self.folder, self._base, self._best = folder, base, KeepBest()
+        self.folder, self._base, self._metric, self._best = folder, base, metric, KeepBest()
         self._saving = 0  # the step that was last given to Orbax, which may still be writing it
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy([LatestN(keep), self._best]),
@@ -83,7 +84,9 @@ class Checkpoints:
             raise PicJaxError(f'{folder}: cannot be used for checkpoints ({error.strerror})') from error
         for step in self._manager.all_steps():
             with contextlib.suppress(Exception):  # damaged: no best; `restore` says why
-                self._best.scores[step] = self._metadata(step)['score']
+                saved = self._metadata(step)
+                if saved.get('metric', metric) == metric:  # older checkpoints do not name it
+                    self._best.scores[step] = saved['score']
 
     @property
     def latest_step(self) -> int | None:
@@ -129,7 +132,8 @@ class Checkpoints:
         self._saving = step
         metadata: dict[str, Any] = {'base': self._base}
         if score is not None:
-            self._best.scores[step] = metadata['score'] = score
+            self._best.scores[step] = score
+            metadata |= {'score': score, 'metric': self._metric}
         with self._explained(step, 'saved'):
             self._manager.save(step, args=ocp.args.StandardSave(state), custom_metadata=metadata)
 
@@ -164,8 +168,7 @@ class Checkpoints:
         except PicJaxError:
             raise
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise PicJaxError(f'{self.folder}/{step}: cannot be {done} ({reason})') from error
+            raise PicJaxError(f'{self.folder}/{step}: cannot be {done} ({first_line(error)})') from error
 
     def _metadata(self, step: int) -> dict[str, Any]:
         return self._manager.metadata(step).custom_metadata or {}
@@ -258,7 +261,7 @@ def restore_trainable(run: Run, workdir: Path, step: int | str = LATEST) -> Trai
     if not (workdir / 'checkpoints').is_dir():
         raise PicJaxError(f'{workdir} has no checkpoint yet: train first')
     train, base = run.config.train, identity(run.base, run.decoder.config)
-    checkpoints = Checkpoints(workdir / 'checkpoints', train.keep_checkpoints, base, saves=False)
+    checkpoints = Checkpoints(workdir / 'checkpoints', train.keep_checkpoints, base, train.best_metric, saves=False)
     try:
         found = checkpoints.find(step)
         state = jax.eval_shape(lambda: init_state(run.init_trainable(), run.config.optimizer, train.steps))

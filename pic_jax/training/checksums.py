@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pic_jax.errors import PicJaxError
-from pic_jax.files import read_json, replacing
+from pic_jax.files import read_json, replacing, sha256
 
 NAME = 'checksums.json'
 # Orbax adds the time to this file when the checkpoint has its checksums already: what counts is all the rest of it.
@@ -61,5 +61,4 @@ def _sha256(path: Path) -> str:
             values = json.loads(path.read_bytes())
             values.pop(_COMMITTED, None)
             return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
+    return sha256(path)

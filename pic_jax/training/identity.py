@@ -15,7 +15,7 @@ NEWER = ('qkv_bias', 'qk_norm', 'model_type')
 SEEDS = (0x9E3779B9, 0x85EBCA6B)
 
 
-def identity(params: Any, config: DecoderConfig | None = None) -> str:
+def identity(params: Any, config: DecoderConfig) -> str:
     """SHA-256 (hex) over the configuration, and the names, dtypes, shapes and fingerprints of all tensors.
 
     Every device hashes what it holds, so nothing is gathered; any mesh and any number of processes give the same.
@@ -27,11 +27,11 @@ def identity(params: Any, config: DecoderConfig | None = None) -> str:
             jax.tree_util.tree_leaves_with_path(params), map(np.asarray, jax.tree.leaves(prints)), strict=True
         )
     ]
-    settings = dataclasses.asdict(config) if config else {}
+    settings = dataclasses.asdict(config)
     for field in dataclasses.fields(DecoderConfig):
         if field.name in NEWER and settings.get(field.name) == field.default:
             del settings[field.name]  # so that a model keeps the identity it had before the setting was there
-    return hashlib.sha256(json.dumps([settings or None, tensors], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([settings, tensors], sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(x: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 import types
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from pic_jax.compressors.registry import make_compressor
@@ -29,7 +31,7 @@ from pic_jax.training.objectives import Loss, compressor_loss
 from pic_jax.training.profiler import Profiler, clipped
 from pic_jax.training.ratios import drawn_ratios, nested_losses
 from pic_jax.training.recovery import set_damaged_aside
-from pic_jax.training.sharding import born_sharded, check_mesh, place_batch, rows_of_process
+from pic_jax.training.sharding import abstract, born_sharded, check_mesh, place_batch, rows_of_process
 from pic_jax.training.start import initial_trainable
 from pic_jax.training.step import TrainState, init_state, make_train_step
 from pic_jax.training.summary import summary
@@ -62,27 +64,28 @@ class Job(NamedTuple):
     Attributes:
       config: the run's settings; kept in the workdir, and its `train` and `optimizer` groups drive the loop.
       loss: see objectives.Loss. frozen: parameters that the loss only reads.
-      init: frozen parameters -> fresh trained ones, compiled; or None, and `given` is what to start from.
+      init: frozen parameters -> fresh trained ones, compiled.
+      given: () -> what a run starts from in place of fresh ones, of their shapes; a resumed run does not ask for it.
       batches: batches by step, of which every process has its rows.
       sources: names the examples of a batch, for messages.
       validate: trained parameters -> fields of a validation record.
       summary: lines to print at the start.
       mesh: the devices. base: identity of the frozen parameters, which checkpoints name.
       nested: {ratio: loss} where every step draws a ratio from `config.seed`; its loss is then minimised, not `loss`.
-      counted: the same losses ({0: loss} if not nested) without recomputation and kernels, where the job's have some:
-        MFU counts the operations of these.
+      counted: the same losses ({0: loss} if not nested) without recomputed layers and kernels, where the job's have
+        some: MFU counts the operations of these.
     """
 
     config: Any
     loss: Loss
-    init: Callable[[Any], Any] | None
+    init: Callable[[Any], Any]
     frozen: Any
     batches: BatchesByStep
     sources: Callable[[Batch], str]
     validate: Callable[[Any], Record]
     summary: Callable[[Any], list[str]]
     mesh: Mesh
-    given: Any = None
+    given: Callable[[], Any] | None = None
     base: str = ''
     nested: Mapping[int, Loss] = types.MappingProxyType({})
     counted: Mapping[int, Loss] = types.MappingProxyType({})
@@ -122,8 +125,8 @@ def train(run: Run, workdir: Path, watch: Watch = UNWATCHED) -> dict[str, Any]:
     job = Job(
         config=config,
         loss=compressor_loss(run),
-        init=None if config.start else lambda base: run.compressor.init(jax.random.key(config.seed), base),
-        given=initial_trainable(run) if config.start else None,
+        init=lambda base: run.compressor.init(jax.random.key(config.seed), base),
+        given=(lambda: initial_trainable(run)) if config.start else None,
         frozen=run.base,
         batches=Batches(training, config.data, names, run.eos_id, config.train.batch_size, config.seed, rows),
         sources=lambda batch: ', '.join(training[index].source for index in batch['index']),
@@ -152,12 +155,19 @@ def plain_losses(run: Run) -> Mapping[int, Loss]:
 
 def initial_state(job: Job) -> TrainState:
     """The state before the first step, every device making or receiving its own part."""
+    given = job.given() if job.given else None
+    return born_sharded(functools.partial(first_state, job), job.mesh, job.frozen, given)
 
-    def make(frozen: Any, given: Any) -> TrainState:
-        trainable = job.init(frozen) if job.init else given
-        return init_state(trainable, job.config.optimizer, job.config.train.steps)
 
-    return born_sharded(make, job.mesh, job.frozen, job.given)
+def abstract_state(job: Job) -> TrainState:
+    """Shapes, dtypes and shardings of the state."""
+    return abstract(jax.eval_shape(functools.partial(first_state, job), job.frozen), job.mesh)
+
+
+def first_state(job: Job, frozen: Any, given: Any = None) -> TrainState:
+    """The state before the first step, of fresh parameters where none are given."""
+    trainable = job.init(frozen) if given is None else given
+    return init_state(trainable, job.config.optimizer, job.config.train.steps)
 
 
 def fit(job: Job, workdir: Path, watch: Watch = UNWATCHED) -> Any:
@@ -183,13 +193,17 @@ def fit(job: Job, workdir: Path, watch: Watch = UNWATCHED) -> Any:
         kept.callback(preemption.close)
         kept.callback(watchdog.close)
         damaged = set_damaged_aside(workdir / 'checkpoints')
-        checkpoints = Checkpoints(workdir / 'checkpoints', config.keep_checkpoints, job.base)
+        checkpoints = Checkpoints(workdir / 'checkpoints', config.keep_checkpoints, job.base, config.best_metric)
         kept.callback(checkpoints.close)
         start = checkpoints.latest_step or 0
         if start > config.steps:
             raise ConfigError(f'train.steps={config.steps} is not valid: {workdir} has reached step {start}')
         progress = make_progress(config.steps, start) if is_main() else SilentProgress()
         sent.callback(progress.close)
+        for line in damaged + [f'changed: {change}' for change in changes]:
+            progress.note(line)
+        with jax.set_mesh(job.mesh):  # before anything is sent: a checkpoint or a given start may be refused
+            state = checkpoints.restore(start, abstract_state(job)) if start else initial_state(job)
         profiler = Profiler(workdir / 'profile', clipped(watch.profile_steps, start, config.steps, progress.note))
         sent.callback(end_quietly, profiler.close, progress)
         trackers = [
@@ -200,23 +214,28 @@ def fit(job: Job, workdir: Path, watch: Watch = UNWATCHED) -> Any:
         for tracker in trackers:
             sent.callback(end_quietly, tracker.close, progress)
         with jax.set_mesh(job.mesh):
-            state = initial_state(job)
-            for line in damaged + [f'changed: {change}' for change in changes] + job.summary(state.trainable):
+            for line in job.summary(state.trainable) + ([f'resumed from step {start} of {workdir}'] if start else []):
                 progress.note(line)
-            if start:
-                state = checkpoints.restore(start, state)
-                progress.note(f'resumed from step {start} of {workdir}')
+            records: list[Record] = []
+            metrics = Several([])
             if is_main():
                 write_config(workdir, job.config)
                 # Without a checkpoint the run starts over, and its first record with it.
                 file = MetricsFile(workdir / 'metrics.jsonl', keep_until=start or -1)
-                metrics, spikes = Several([file, *trackers]), Spikes(file.kept)
-            else:
-                metrics, spikes = Several([]), Spikes([])
-            if start == 0:
-                metrics.write(validation_record(job, 0, state.trainable))
-            loop = Loop(job, metrics, checkpoints, progress, preemption, watchdog, profiler, spikes)
+                metrics, records = Several([file, *trackers]), file.kept
+            validated = any((record['split'], record['step']) == ('validation', start) for record in records)
+            # Also of a run that was told to stop: it had no time to validate the step that it saved.
+            if multihost_utils.broadcast_one_to_all(np.bool_(validates(config, start) and not validated)):
+                record = validation_record(job, start, state.trainable)
+                score_of(record, config.best_metric)  # refuses a metric that there is not, before the first step
+                metrics.write(record)
+            loop = Loop(job, metrics, checkpoints, progress, preemption, watchdog, profiler, Spikes(records))
             return loop.run(state, start).trainable
+
+
+def validates(config: TrainConfig, step: int) -> bool:
+    """Whether a step has a validation record."""
+    return step % config.eval_every == 0 or step == config.steps
 
 
 def end_quietly(close: Callable[[], None], progress: Progress) -> None:
@@ -285,8 +304,9 @@ class Loop:
             flops = self._count(step, steps[ratio], state, arrays)  # while the devices work on the step
             self._settle()
             self._waiting = Waiting(step, batch, flops, values)
-            last, stopped = step == config.steps, self._preemption.reached(step)
-            evaluates = last or (step % config.eval_every == 0 and not stopped)
+            last = step == config.steps
+            stopped = self._preemption.reached(step) and not last
+            evaluates = validates(config, step) and not stopped  # else the next start does
             saves = last or stopped or step % config.checkpoint_every == 0
             if evaluates or saves:
                 self._settle()
@@ -295,7 +315,7 @@ class Loop:
             if saves:
                 # Every record up to this step is on disk before the checkpoint can be: a resume loses none.
                 self._checkpoints.save(step, state, score)
-            if stopped and not last:
+            if stopped:
                 raise RunInterruptedError(
                     f'told to stop: saved step {step} of {config.steps}; run the same command again to go on'
                 )

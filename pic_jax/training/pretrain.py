@@ -1,7 +1,6 @@
 """Trains a small target model on the generated corpus, one stage at a time, through the same loop as compressors."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from pic_jax.files import write_text
 from pic_jax.memory import Memory
 from pic_jax.models import hf
 from pic_jax.models.decoder import Decoder, Params, init_params
-from pic_jax.models.scoring import Totals, text_logits, token_nats
+from pic_jax.models.scoring import Totals, text_logits, token_nats, total
 from pic_jax.run import named_folder
 from pic_jax.training.induction import with_induction
 from pic_jax.training.loop import Job, fit
@@ -29,7 +28,7 @@ from pic_jax.training.summary import count
 
 BOS, EOS = '<s>', '</s>'
 LOSSES = {'document': ('text', 'answer', 'repeat'), 'mixture': ('mixture_answer', 'mixture_text'), 'copy': ('copy',)}
-VALIDATION_ROWS = 4  # batches scored together
+VALIDATION_BATCHES = 4
 
 
 def train_tokenizer(folder: Path, texts: Sequence[str], vocab_size: int) -> None:
@@ -73,8 +72,7 @@ def pretrain(config: PretrainConfig, workdir: Path) -> tuple[Path, float | None]
     if not (folder / 'tokenizer.json').exists():
         if config.start:
             for name in ('tokenizer_config.json', 'tokenizer.json'):
-                folder.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(named_folder(config.start) / name, folder / name)
+                write_text(folder / name, (named_folder(config.start) / name).read_text('utf-8'))
         else:
             train_tokenizer(folder, corpus_texts(config.seed), config.vocab_size)
     tokenizer = load_tokenizer(folder)
@@ -87,12 +85,12 @@ def pretrain(config: PretrainConfig, workdir: Path) -> tuple[Path, float | None]
     frequency_V = token_frequency(tokenizer, config)
     validation = batches('validation', config.seed + 1)
     loss = pretrain_loss(decoder, config)
-    validate = make_validation(decoder, loss.weights, [validation[step] for step in range(VALIDATION_ROWS)])
+    validate = make_validation(decoder, loss.weights, [validation[step] for step in range(VALIDATION_BATCHES)])
     job = Job(
         config=config,
         loss=loss,
-        init=None,
-        given=initial_params(decoder, config),
+        init=lambda _: init_params(decoder, jax.random.key(config.seed)),
+        given=lambda: initial_params(decoder, config),
         frozen=None,
         batches=batches('train', config.seed),
         sources=lambda batch: 'generated documents',
@@ -149,7 +147,7 @@ def pretrain_loss(decoder: Decoder, config: PretrainConfig) -> Loss:
 
     def totals(params: Params, _: None, batch: dict[str, Any]) -> dict[str, Totals]:
         scores = {kind: token_scores(decoder, params, kind, batch[kind])[0] for kind in batch}
-        return {name: _masked(scores[kind], batch[kind][name]) for kind, name in _losses(batch, weights)}
+        return {name: total(scores[kind], batch[kind][name]) for kind, name in _losses(batch, weights)}
 
     def counts(batch: dict[str, Any]) -> dict[str, jax.Array]:
         return {name: jnp.sum(batch[kind][name]) for kind, name in _losses(batch, weights)}
@@ -219,7 +217,3 @@ def _runs_all_true(right_BT: np.ndarray, mask_BT: np.ndarray) -> list[bool]:
         edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
         results += [bool(right[start:end].all()) for start, end in edges.reshape(-1, 2)]
     return results
-
-
-def _masked(nats_BT: jax.Array, mask_BT: jax.Array) -> Totals:
-    return Totals(jnp.sum(jnp.where(mask_BT, nats_BT, 0), axis=1), jnp.sum(mask_BT, axis=1))

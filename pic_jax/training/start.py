@@ -10,6 +10,7 @@ from pic_jax.compressors.registry import make_compressor
 from pic_jax.errors import ConfigError
 from pic_jax.nested import trainable_at
 from pic_jax.run import Run, named_folder
+from pic_jax.training import weights
 from pic_jax.training.checkpoint import restore_trainable
 from pic_jax.training.workdir import read_config
 
@@ -32,7 +33,10 @@ def initial_trainable(run: Run) -> Any:
     folder = named_folder(run.config.start)
     config, ours = read_config(folder), run.config.compressor
     resized = dataclasses.replace(config.compressor, **{name: getattr(ours, name) for name in RESIZABLE})
-    for name, theirs, own in ('base', config.base, run.config.base), ('compressor', resized, ours):
+    compared = [('base', config.base, run.config.base), ('compressor', resized, ours)]
+    if not (folder / weights.NAME).is_file():  # checkpoints belong to a base of one dtype
+        compared.append(('dtype', config.dtype, run.config.dtype))
+    for name, theirs, own in compared:
         if theirs != own:
             raise ConfigError(f'start={run.config.start} has {name}={theirs}, this run has {name}={own}')
     saved = dataclasses.replace(run, config=config, compressor=make_compressor(config.compressor, run.decoder))

@@ -10,7 +10,7 @@ from pic_jax.budget import memory_slots
 from pic_jax.compressors.slots import parts_of
 from pic_jax.data.examples import TokenisedRecord
 from pic_jax.data.packing import Packed
-from pic_jax.models.attention import choose
+from pic_jax.models.attention import Choice, choose
 from pic_jax.nested import at_ratio, served_ratios
 from pic_jax.patterns import causal
 from pic_jax.run import Run
@@ -55,6 +55,8 @@ def attention(run: Run) -> str:
         tokens = parts_of(config.compressor, window, config.attention).layout.num_tokens
         patterns = {'encoder': run.compressor.pattern(tokens)} | patterns
     choices = {name: choose(config.attention, platform, pattern) for name, pattern in patterns.items()}
+    if config.compressor.method == 'kv500x':
+        choices['decoder'] = Choice('dense', 'memory of keys and values')
     return 'attention: ' + '; '.join(f'{name} {choice.backend} ({choice.why})' for name, choice in choices.items())
 
 

@@ -24,8 +24,9 @@ class Clock:
 
     `mfu` (model FLOPs utilisation; PaLM, arXiv 2204.02311, appendix B) = operations of the steps / (seconds * peak
     bfloat16 operations per second of all devices). The operations are those of the matrix products of the training
-    step, forward and backward, without recomputation (evaluation.flops.count_flops): what has no gradient, as frozen
-    weights, counts forward and for the gradient of its input only, and masked attention counts in full.
+    step, forward and backward, without recomputed layers (evaluation.flops.count_flops): what has no gradient, as
+    frozen weights, counts forward and for the gradient of its input only. Attention in blocks counts for all pairs of
+    its blocks, masked or not, and for the scores that its backward pass computes again.
     """
 
     def __init__(self, devices: np.ndarray):
@@ -67,7 +68,7 @@ class Clock:
         Args:
           flops: of one step.
         """
-        step = f'{flops:.4g} FLOPs (matrix products, forward and backward, nothing recomputed)'
+        step = f'{flops:.4g} FLOPs (matrix products, forward and backward, no layer recomputed)'
         if not self._peak:
             return f'{step}; no mfu: the peak of this device is not known'
         return f'{step}; mfu = FLOPs / (seconds * {self._peak:.4g} FLOP/s, the bfloat16 peak of all devices)'

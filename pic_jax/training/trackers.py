@@ -22,7 +22,8 @@ class Tracker(Metrics, Protocol):
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """
+    """Refuses trackers that cannot be used.
+
     Raises:
       ConfigError: there is no such tracker. PicJaxError: its package is not installed.
     """

@@ -11,6 +11,7 @@ from pic_jax.errors import PicJaxError
 from pic_jax.files import write_text
 
 Record = dict[str, Any]
+SPLITS = ('train', 'validation')
 
 
 class Metrics(Protocol):
@@ -73,12 +74,36 @@ def _records(path: Path) -> list[tuple[str, Record]]:
     found = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-            found.append((line.decode(), record | {'step': int(record['step'])}))
-        except (ValueError, KeyError, TypeError) as error:
+            record = parse_record(f'{path}:{number}', line)
+        except PicJaxError:
             if number < len(lines):
-                raise PicJaxError(f'{path}:{number}: not a metrics record ({error})') from error
+                raise
+        else:
+            found.append((line.decode(), record))
     return found
+
+
+def parse_record(where: str, line: bytes) -> Record:
+    """A line of metrics.jsonl.
+
+    Args:
+      where: the file and the line's number, for messages.
+
+    Raises:
+      PicJaxError: it is not a JSON object with an integer `step` and a `split`.
+    """
+    try:
+        record = json.loads(line.decode())
+    except (ValueError, RecursionError) as error:
+        raise PicJaxError(f'{where}: not valid JSON: {error}') from error
+    if not isinstance(record, dict):
+        raise PicJaxError(f'{where}: expected a JSON object, not {type(record).__name__}')
+    step, split = record.get('step'), record.get('split')
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise PicJaxError(f'{where}: step={step!r} is not valid: expected an integer of at least 0')
+    if split not in SPLITS:
+        raise PicJaxError(f'{where}: split={split!r} is not valid: expected one of {", ".join(SPLITS)}')
+    return record
 
 
 class Progress(Protocol):

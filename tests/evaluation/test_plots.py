@@ -90,6 +90,15 @@ def test_curves_name_a_metric_that_is_nowhere(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_names_with_dollar_signs_are_no_formulas(tmp_path):
+    """matplotlib would refuse this one; what is drawn is the name, not the escape."""
+    name = '$HOME/a_{$'
+    plots.plot_curves(tmp_path / 'curves.png', {name: records(0)}, ('loss',))
+    plots.plot_sweep(tmp_path / 'sweep.png', {name: [(1, [0.5])]}, 'x', 'y')
+    plots.plot_bars(tmp_path / 'bars.png', [{'method': name, 'value': 1.0}], 'x', 'title')
+    assert sorted(os.listdir(tmp_path)) == ['bars.png', 'curves.png', 'sweep.png']
+
+
 def test_bars_are_as_long_as_their_values(tmp_path):
     rows = [{'method': 'full_context', 'value': 1.0}, {'method': 'icae', 'value': 0.5}]
     plots.plot_bars(tmp_path / 'bars.png', rows, 'share', 'title')

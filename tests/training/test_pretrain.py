@@ -1,6 +1,7 @@
 """Stages of pretraining, with every kind of row, in seconds."""
 
 import dataclasses
+import errno
 import json
 import shutil
 
@@ -12,7 +13,7 @@ from pic_jax.config import CorpusConfig, OptimizerConfig, PretrainConfig, RowsCo
 from pic_jax.data import generator
 from pic_jax.data.rows import RowBatches
 from pic_jax.data.tokenise import load_tokenizer, template
-from pic_jax.errors import ConfigError
+from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.models import hf
 from pic_jax.models.decoder import Decoder
 from pic_jax.training import pretrain as pretraining
@@ -122,7 +123,17 @@ def test_a_start_of_another_shape_is_refused(stage, tmp_path):
     other = dataclasses.replace(CONFIG, start=str(workdir / 'model'), intermediate_size=64)
     with pytest.raises(ConfigError, match=r'start=.* holds .*intermediate_size=48.*give .*intermediate_size=64'):
         pretrain(other, tmp_path)
-    assert not (tmp_path / 'checkpoints').exists()
+    assert not list((tmp_path / 'checkpoints').iterdir())
+
+
+def test_a_tokenizer_is_there_when_all_of_it_is(tmp_path, tiny_target, monkeypatch):
+    def fail(source, target):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr('os.replace', fail)
+    with pytest.raises(PicJaxError, match=r'model/tokenizer_config\.json: cannot be written: No space left'):
+        pretrain(dataclasses.replace(CONFIG, start=str(tiny_target)), tmp_path)
+    assert not list((tmp_path / 'model').iterdir())
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Rules that place parameters, optimizer state and batches on a mesh."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -187,7 +189,8 @@ def test_an_identity_tells_values_names_dtypes_and_configurations_apart():
         params | {'b': jnp.ones(3, jnp.float16)},
         {'c': params['a'], 'b': params['b']},
     ]
-    found = [identity(tree, SHAPE) for tree in (params, same, *others)] + [identity(params)]
+    found = [identity(tree, SHAPE) for tree in (params, same, *others)]
+    found.append(identity(params, dataclasses.replace(SHAPE, rms_norm_eps=2 * SHAPE.rms_norm_eps)))
     assert found[0] == found[1]
     assert len(set(found)) == len(found) - 1
     assert len(found[0]) == 64

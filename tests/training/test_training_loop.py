@@ -19,7 +19,7 @@ import pytest
 import pic_jax
 from pic_jax.cli.main import main
 from pic_jax.config import OptimizerConfig, RunConfig, TrainConfig
-from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.errors import ConfigError, PicJaxError, RunInterruptedError
 from pic_jax.evaluation.flops import count_flops
 from pic_jax.models.decoder import Decoder
 from pic_jax.models.scoring import Totals
@@ -126,6 +126,52 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, whole, 
     assert records(tmp_path) == records(whole[0])
     assert trained['w'].tobytes() == whole[1]['w'].tobytes()
     assert last.asked[0] == stops[-1] // 3 * 3  # it went on from the newest checkpoint
+
+
+class Terminated(Numbers):
+    """The machine is taken away while a step's batch is made."""
+
+    def __init__(self, at: int):
+        super().__init__()
+        self.at = at
+
+    def __getitem__(self, step: int):
+        if step == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().__getitem__(step)
+
+
+@pytest.mark.parametrize('step', [4, 5, 6])
+def test_a_run_that_was_told_to_stop_has_every_record(tmp_path, whole, step):
+    """Also of the validation that was due at step 4, for which there was no time."""
+    with pytest.raises(RunInterruptedError, match=f'saved step {step} of 7'):
+        fit(make_job(Terminated(step - 1)), tmp_path)
+    assert records(tmp_path)[-1]['step'] <= step
+    fit(make_job(Numbers()), tmp_path)
+    assert records(tmp_path) == records(whole[0])
+
+
+def test_scores_of_another_metric_are_not_compared(tmp_path):
+    """The checkpoint that is best by a share of 0.9 is not better than one with a loss of 2, which counts as -2."""
+
+    def stage(steps: int, metric: str):
+        train = dataclasses.replace(
+            CONFIG.train, steps=steps, eval_every=2, checkpoint_every=2, keep_checkpoints=1, best_metric=metric
+        )
+        job = make_job(Numbers(), dataclasses.replace(CONFIG, train=train))
+        fit(job._replace(validate=lambda trained: {'loss': float(trained['w']), 'lm_exact': 0.9}), tmp_path)
+        return {path.name for path in (tmp_path / 'checkpoints').iterdir()}
+
+    assert stage(4, 'lm_exact') == {'2', '4'}
+    assert stage(6, 'loss') == {'6'}
+
+
+def test_a_metric_that_validations_lack_is_refused_before_the_first_step(tmp_path):
+    numbers = Numbers()
+    train = dataclasses.replace(CONFIG.train, best_metric='lm_exact')
+    with pytest.raises(PicJaxError, match=r"train\.best_metric='lm_exact' is not valid: expected one of loss"):
+        fit(make_job(numbers, dataclasses.replace(CONFIG, train=train)), tmp_path)
+    assert not numbers.asked
 
 
 def test_a_finished_run_does_nothing_and_more_steps_go_on(tmp_path, capsys):
@@ -311,6 +357,10 @@ def test_tokens_of_a_batch(ragged_batch):
             dict(method='epl', ratio=4, context_length=40, decoder_positions='spread'),
             dict(lm=1.0), dict(target_length=85), 128,
         ),
+        (  # the last group starts with the third window, at 40
+            dict(method='epl', ratio=16, window=20, context_length=41, decoder_positions='spread'),
+            dict(lm=1.0), dict(target_length=77), 2 + 40 + 8 + 1 + 77,
+        ),
     ],
 )  # fmt: skip
 def test_memory_and_text_must_fit_the_decoder(tiny_config, bare_run, compressor, objective, data, needed):
@@ -318,6 +368,19 @@ def test_memory_and_text_must_fit_the_decoder(tiny_config, bare_run, compressor,
     check_fits(bare_run(tiny_config(max_position_embeddings=needed), {}, compressor, objective, (0, 5), data))
     with pytest.raises(ConfigError, match=f'needs {needed} positions .* the model has {needed - 1}'):
         check_fits(bare_run(tiny_config(max_position_embeddings=needed - 1), {}, compressor, objective, (0, 5), data))
+
+
+def test_the_words_of_a_context_must_fit_the_decoder(tiny_config, bare_run):
+    """Windows fit where the whole context, which the target scores, does not."""
+    compressor, objective = dict(method='icae', ratio=4, window=16), dict(words=1.0, lm=0.0)
+
+    def check(positions):
+        check_fits(bare_run(tiny_config(max_position_embeddings=positions), {}, compressor, objective, (0,), data))
+
+    data = dict(context_length=64)
+    check(64)
+    with pytest.raises(ConfigError, match=r'objective\.words=1\.0 .* data\.context_length=64 .* its 63 positions'):
+        check(63)
 
 
 def test_train_resumes_bit_for_bit(finished_workdir, trained_workdir, tiny_config_file, capsys):
@@ -420,6 +483,16 @@ def test_a_run_may_go_on_from_another_runs_compressor(tmp_path, trained_workdir,
 
 
 @pytest.mark.slow
+def test_a_resumed_run_needs_no_longer_what_it_started_from(tmp_path, trained_workdir, tiny_config_file):
+    first, run = shutil.copytree(trained_workdir, tmp_path / 'first'), tmp_path / 'run'
+    train = ['train', f'--config={tiny_config_file}', f'--workdir={run}', f'--config.start={first}']
+    assert main([*train, '--config.train.steps=1']) == 0
+    shutil.rmtree(first)
+    assert main([*train, '--config.train.steps=2']) == 0
+    assert records(run)[-1]['step'] == 2
+
+
+@pytest.mark.slow
 def test_a_run_from_another_compressor_compiles_its_step_once(tmp_path, trained_workdir, tiny_config_file, caplog):
     options = [f'--config.start={trained_workdir}', '--config.train.steps=3']
     with jax.log_compiles():
@@ -449,6 +522,8 @@ def test_a_start_with_another_compressor_or_none_is_refused(tmp_path, trained_wo
     train = ['train', f'--config={tiny_config_file}', f'--workdir={tmp_path / "run"}']
     assert main([*train, f'--config.start={trained_workdir}', '--config.compressor.lora.rank=3']) == 2
     assert re.search(r'start=.* has compressor=.*rank=2.*this run has compressor=.*rank=3', capsys.readouterr().err)
+    assert main([*train, f'--config.start={trained_workdir}', '--config.dtype=bfloat16']) == 2
+    assert re.search(r'start=.* has dtype=float32, this run has dtype=bfloat16', capsys.readouterr().err)
     assert main([*train, f'--config.start={tmp_path / "nothing"}']) == 1
     assert 'nothing is not a workdir' in capsys.readouterr().err
-    assert not (tmp_path / 'run' / 'checkpoints').exists()
+    assert not list((tmp_path / 'run' / 'checkpoints').iterdir())

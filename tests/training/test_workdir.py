@@ -93,11 +93,25 @@ def test_a_cut_last_record_and_records_after_the_checkpoint_are_dropped(tmp_path
     assert [file.name for file in tmp_path.iterdir()] == ['metrics.jsonl']
 
 
+@pytest.mark.parametrize(
+    ('line', 'said'),
+    [
+        ('{"step": 1, "loss": 2.0}', 'split=None is not valid: expected one of train, validation'),
+        ('{"step": Infinity, "split": "train"}', 'step=inf is not valid: expected an integer of at least 0'),
+    ],
+)
+def test_a_line_that_is_no_record_is_refused_with_its_number(tmp_path, line, said):
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text(f'{lines(0)}{line}\n{lines(2)}')
+    with pytest.raises(PicJaxError, match=rf'metrics\.jsonl:2: {said}'):
+        MetricsFile(path, keep_until=2)
+
+
 def test_a_damaged_earlier_record_is_refused_with_its_number(tmp_path):
     path = tmp_path / 'metrics.jsonl'
     path.write_text(lines(0, 1) + '{"step": \n' + lines(2))
     before = path.read_bytes()
-    with pytest.raises(PicJaxError, match=r'metrics\.jsonl:3: not a metrics record'):
+    with pytest.raises(PicJaxError, match=r'metrics\.jsonl:3: not valid JSON'):
         MetricsFile(path, keep_until=2)
     assert path.read_bytes() == before
 
