@@ -1,6 +1,7 @@
 """Reading small text files, and writing files and folders so that they appear when they are whole."""
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -35,6 +36,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise PicJaxError(f'{path}: expected a JSON object')
     return values
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, as hex.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 @contextlib.contextmanager
@@ -76,6 +87,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise type(error)(str(error).replace(str(part), str(folder))) from error
     except _FAILURES as error:
         raise PicJaxError(f'{folder}: cannot be written ({_reason(error)})') from error
+
+
+def folder_to_fill(folder: Path) -> contextlib.AbstractContextManager[Path]:
+    """`new_folder` where there is none yet; else the folder itself, whose files are replaced one by one."""
+    return contextlib.nullcontext(folder) if folder.exists() else new_folder(folder)
 
 
 def _reason(error: Exception) -> str:

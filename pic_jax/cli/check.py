@@ -42,22 +42,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_in_torch(folder: Path, base: str, limits: dict[str, float]) -> list[dict]:
-    from pic_jax.errors import PicJaxError
+    from pic_jax.errors import PicJaxError, first_line
     from pic_jax.models import orbax_base
     from pic_jax.run import named_folder
     from pic_jax.torch_runtime import Compressor
 
     if orbax_base.is_orbax(named_folder(base)):
         print(
-            f'not checked in PyTorch, which cannot read {base}: name a folder in HF format by --base', file=sys.stderr
+            f'not checked in PyTorch, which cannot read {base!r}: name a folder in HF format by --base', file=sys.stderr
         )
         return []
     try:
         differences = Compressor.from_pretrained(folder, base=named_folder(base), verify=False).check()
     except (OSError, RuntimeError, ValueError) as error:  # of torch, transformers and PEFT
-        raise PicJaxError(
-            f'{folder}: PyTorch cannot compute it: {(str(error).splitlines() or [type(error).__name__])[0]}'
-        ) from error
+        raise PicJaxError(f'{folder}: PyTorch cannot compute it: {first_line(error)}') from error
     return [
         {'runtime': 'torch', 'field': field, 'difference': difference, 'limit': limits[field]}
         for field, difference in sorted(differences.items())

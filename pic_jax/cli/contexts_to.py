@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, out: Path) -> None:
       ConfigError: --row or --question is not usable.
       PicJaxError: the file or the model is not usable, or the engine cannot express the contexts.
     """
-    from pic_jax.models import orbax_base
+    from pic_jax.models import hub, orbax_base
     from pic_jax.run import named_folder
 
     stored = settings.read_row(args)
@@ -64,7 +64,8 @@ def run(args: argparse.Namespace, out: Path) -> None:
             f'--base={args.base} is an Orbax base: expected Hugging Face format (`pic-jax convert` goes back)'
         )
     words, sampling = serving.Words(base), {'temperature': 0.0}
-    model = args.model or stored.metadata.target
+    target, _ = hub.published(stored.metadata.target)
+    model = args.model or target
     if args.engine == 'hf':
         found = serving.model_input(stored, args.row, words, question_ids(args, stored, base))
         _save(out, {'inputs_embeds': found.embeddings[None], 'position_ids': found.position_ids[None].astype(np.int64)})
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace, out: Path) -> None:
     elif args.engine == 'sglang':
         _write(out, serving.sglang_generate(embeddings_TD, **sampling, max_new_tokens=args.max_new_tokens))
     elif args.engine == 'peft':
-        serving.write_peft_prompt(out, embeddings_TD, base, stored.metadata.target)
+        serving.write_peft_prompt(out, embeddings_TD, base, target)
     else:
         with replacing(out) as temporary:
             temporary.write_bytes(serving.raw_float32(embeddings_TD))

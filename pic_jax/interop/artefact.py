@@ -19,6 +19,7 @@ from pic_jax.data.tokenise import fingerprint
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.files import new_folder, read_json, write_text
 from pic_jax.interop.card import model_card
+from pic_jax.interop.checks import require
 from pic_jax.interop.peft import read_adapter, write_adapter
 from pic_jax.memory import Memory
 from pic_jax.models import hf, hub
@@ -35,7 +36,7 @@ ADAPTER, TENSORS, GOLDEN, MERGED = 'adapter', 'pic.safetensors', 'golden.safeten
 RUNTIME = Path(pic_jax.__file__).parent / 'torch_runtime' / 'modeling_pic_compressor.py'
 GOLDEN_TOKENS = 512  # at the most
 # How far memory may lie from the golden one, as a share of its norm, by compute dtype.
-LIMITS = {'float32': 1e-5, 'bfloat16': 2e-2, 'float16': 2e-2}
+LIMITS = {'float32': 1e-5, 'bfloat16': 2e-2}
 
 
 def export(
@@ -57,7 +58,7 @@ def export(
     run, lora = trained.run, trained.trainable.get('lora')
     if merged and not lora:
         raise ConfigError(f'there is nothing to merge: {run.config.compressor.method} has no adapter')
-    name, revision = _target(target or run.config.base)
+    name, revision = hub.published(hub.PREFIX + target.removeprefix(hub.PREFIX) if target else run.config.base)
     config = {
         'model_type': MODEL_TYPE,
         'format_version': VERSION,
@@ -69,10 +70,7 @@ def export(
             'tokenizer_sha256': fingerprint(run.tokenizer),
             'hidden_size': run.decoder.config.hidden_size,
         },
-        'prefix': list(run.prefix),
-        'template': dataclasses.asdict(run.template),
-        'special': trained.special_name,
-        'compressor_sha256': trained.fingerprint,
+        **_for_readers(trained),
         'run': to_mapping(run.config),
     }
     if remote_code:
@@ -101,7 +99,8 @@ def load(folder: str | Path, base: str = '', mesh: Mesh | None = None) -> Traine
       mesh: as in `pic_jax.load`.
 
     Raises:
-      PicJaxError: the folder is no artefact, a tensor does not fit, or the frozen model or its tokenizer is another.
+      PicJaxError: the folder is no artefact, a tensor does not fit, the frozen model or its tokenizer is another, or
+        config.json says something else of the compressor than what it is.
     """
     folder = Path(folder)
     config = read_json(folder / 'config.json')
@@ -139,7 +138,10 @@ def load(folder: str | Path, base: str = '', mesh: Mesh | None = None) -> Traine
     if 'lora' in like:
         lora = like['lora']
         trainable['lora'] = read_adapter(folder / ADAPTER, lora, run.config.compressor.lora) if lora else {}
-    return TrainedCompressor(run, {name: trainable[name] for name in like})
+    trained = TrainedCompressor(run, {name: trainable[name] for name in like})
+    for key, value in _for_readers(trained).items():
+        require(config.get(key) == value, f'{folder / "config.json"}: {key}', config.get(key), repr(value))
+    return trained
 
 
 class Check(NamedTuple):
@@ -189,10 +191,14 @@ def golden(trained: TrainedCompressor) -> dict[str, np.ndarray]:
     return {'tokens': tokens_BS, 'lengths': lengths_B, 'memory_lengths': np.asarray(memory.lengths)} | arrays
 
 
-def _target(name: str) -> tuple[str, str | None]:
-    """Name and revision of what a run calls its frozen model."""
-    name, _, revision = name.removeprefix(hub.PREFIX).partition('@')
-    return name, revision or None
+def _for_readers(trained: TrainedCompressor) -> dict[str, Any]:
+    """What follows from run and weights, in config.json for readers that do not work it out: the PyTorch runtime."""
+    return {
+        'prefix': list(trained.run.prefix),
+        'template': dataclasses.asdict(trained.run.template),
+        'special': trained.special_name,
+        'compressor_sha256': trained.fingerprint,
+    }
 
 
 def _without_adapter(trainable: dict[str, Any]) -> dict[str, Any]:

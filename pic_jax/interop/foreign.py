@@ -29,6 +29,7 @@ from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.files import read_json
 from pic_jax.interop.checks import is_int
 from pic_jax.models import hf
+from pic_jax.models.hf_files import inside
 from pic_jax.run import named_folder
 from pic_jax.tensors import check_dtype, check_finite
 
@@ -104,8 +105,8 @@ def read_icformer(folder: Path, base: str, ratio: int, dtype: str) -> tuple[RunC
       as `read_icae`.
 
     Raises:
-      PicJaxError: a file is missing or not readable, asks for what this package does not compute, or does not fit the
-        frozen model.
+      PicJaxError: a file is missing, not readable or a link that leaves the folder, asks for what this package does not
+        compute, or does not fit the frozen model.
     """
     target = hf.read_config(named_folder(base))
     options = _icformer_options(folder / 'config.json', target)
@@ -115,7 +116,7 @@ def read_icformer(folder: Path, base: str, ratio: int, dtype: str) -> tuple[RunC
             'safetensors.torch.save_file({name: x.detach().contiguous() for name, x in '
             "torch.load('param.pt', weights_only=True).items()}, 'param.safetensors')"
         )
-    params, tensors = _Tensors(folder / 'param.safetensors'), _Tensors(folder / 'model.safetensors')
+    params, tensors = (_Tensors(inside(folder, folder / f'{name}.safetensors')) for name in ('param', 'model'))
     D, F, width = target.hidden_size, options.intermediate_size, options.heads * options.head_dim
     digests = params.shapes.get('digest_embeddings', ())
     if len(digests) != 3 or digests[1] < 1:

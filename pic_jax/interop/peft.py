@@ -17,7 +17,12 @@ from pic_jax.tensors import read_tensors
 
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
 # What makes PEFT compute something else from the same tensors.
-_OTHER_LORA = ('use_rslora', 'use_dora', 'fan_in_fan_out', 'rank_pattern', 'alpha_pattern', 'layers_to_transform')
+_OTHER_LORA = (
+    'alora_invocation_tokens', 'alpha_pattern', 'arrow_config', 'exclude_modules', 'fan_in_fan_out', 'kasa_config',
+    'layer_replication', 'layers_pattern', 'layers_to_transform', 'lora_bias', 'modules_to_save', 'monteclora_config',
+    'rank_pattern', 'target_parameters', 'trainable_token_indices', 'use_bdlora', 'use_dora', 'use_qalora',
+    'use_rslora', 'velora_config',
+)  # fmt: skip
 # PEFT's names for an adapter of AutoModelForCausalLM; the adapter's own name is left out on disk.
 _NAME = 'base_model.model.model.layers.{}.{}.{}.{}.weight'
 
@@ -29,11 +34,10 @@ def write_adapter(folder: Path, lora: dict[str, Any], config: LoraConfig, base: 
       lora: as `models.lora.init_lora` makes it, not empty.
       base, revision: what `base_model_name_or_path` and `revision` shall say.
     """
-    targets = sorted({name for group in lora['layers'].values() for name in group})
     alpha = int(config.alpha) if config.alpha == int(config.alpha) else config.alpha  # an integer in PEFT's own files
     values = {
         'peft_type': 'LORA', 'task_type': 'CAUSAL_LM', 'base_model_name_or_path': base, 'revision': revision,
-        'r': config.rank, 'lora_alpha': alpha, 'lora_dropout': 0.0, 'target_modules': targets, 'bias': 'none',
+        'r': config.rank, 'lora_alpha': alpha, 'lora_dropout': 0.0, 'target_modules': _targets(lora), 'bias': 'none',
         'fan_in_fan_out': False, 'inference_mode': True,
     }  # fmt: skip
     tensors = {name: np.ascontiguousarray(value.T) for name, value in _named(lora).items()}
@@ -53,9 +57,14 @@ def read_adapter(folder: Path, like: dict[str, Any], config: LoraConfig) -> dict
     for key, value in wanted.items():
         if values.get(key) != value:
             raise PicJaxError(f'{folder / CONFIG}: {key} is {values.get(key)!r}, expected {value!r}')
+    targets = values.get('target_modules')
+    if not isinstance(targets, list) or sorted(map(str, targets)) != _targets(like):  # PEFT takes a pattern, too
+        raise PicJaxError(f'{folder / CONFIG}: target_modules is {targets!r}, expected {_targets(like)!r}')
     for key in _OTHER_LORA:
         if values.get(key):
             raise PicJaxError(f'{folder / CONFIG}: {key} is {values[key]!r}, expected none: the adapter is plain LoRA')
+    if (how := values.get('init_lora_weights', True)) and how is not True:  # some change the frozen weights
+        raise PicJaxError(f'{folder / CONFIG}: init_lora_weights is {how!r}, expected true: the adapter is plain LoRA')
     empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)
     shapes = {name: leaf.shape[::-1] for name, leaf in _named(empty).items()}
     tensors = {name: tensor.T for name, tensor in read_tensors(inside(folder.parent, folder / WEIGHTS), shapes).items()}
@@ -73,6 +82,10 @@ def read_adapter(folder: Path, like: dict[str, Any], config: LoraConfig) -> dict
             for group, names in like['layers'].items()
         }
     }
+
+
+def _targets(lora: dict[str, Any]) -> list[str]:
+    return sorted({name for group in lora['layers'].values() for name in group})
 
 
 def _named(lora: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -14,10 +14,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from pic_jax.errors import PicJaxError
-from pic_jax.files import read_json, replacing, write_text
+from pic_jax.files import folder_to_fill, read_json, replacing, write_text
+from pic_jax.interop.checks import is_int, require
 from pic_jax.interop.contexts import StoredContexts, check_target
 from pic_jax.models.hf_files import open_file, tensor_files
-from pic_jax.tensors import check_dtype
+from pic_jax.tensors import check_dtype, check_finite
 
 _WORDS = 'model.embed_tokens.weight'
 
@@ -35,10 +36,10 @@ class Words:
         file = open_file(files[_WORDS]) if _WORDS in files else None
         if file is None or _WORDS not in file.keys():  # noqa: SIM118
             raise PicJaxError(f'{folder}: no tensor {_WORDS}: expected a model in HF format')
-        self._rows = file.get_slice(_WORDS)
-        check_dtype(files[_WORDS], _WORDS, self._rows.get_dtype())
+        self._path, self._rows = files[_WORDS], file.get_slice(_WORDS)
+        check_dtype(self._path, _WORDS, self._rows.get_dtype())
         if len(self._rows.get_shape()) != 2:
-            raise PicJaxError(f'{files[_WORDS]}: {_WORDS} has shape {self._rows.get_shape()}, expected a matrix')
+            raise PicJaxError(f'{self._path}: {_WORDS} has shape {self._rows.get_shape()}, expected a matrix')
 
     @property
     def hidden_size(self) -> int:
@@ -49,14 +50,16 @@ class Words:
         """[T, D] embeddings of token ids [T], in the file's dtype.
 
         Raises:
-          PicJaxError: an id is not in the vocabulary.
+          PicJaxError: an id is not in the vocabulary, or its embedding is not finite.
         """
         V, D = self._rows.get_shape()
         for token in ids:
             if not 0 <= token < V:
                 raise PicJaxError(f'token id {token} is not valid: expected 0 to {V - 1}')
         rows = [self._rows[token : token + 1] for token in ids]
-        return np.concatenate(rows) if rows else np.zeros((0, D), np.float32)
+        found = np.concatenate(rows) if rows else np.zeros((0, D), np.float32)
+        check_finite(self._path, _WORDS, found)
+        return found
 
 
 class Input(NamedTuple):
@@ -79,7 +82,8 @@ def model_input(stored: StoredContexts, row: int, words: Words, text_ids: Any = 
       prefix: whether `decoder_prefix` stands before it; an engine that renders a template adds it by itself.
 
     Raises:
-      PicJaxError: the memory is keys and values or of another model, or a token id is not in the vocabulary.
+      PicJaxError: the memory is keys and values or of another width, or as `Words` refuses a token id. Of the same
+        width, the model is not compared: what a folder is called does not say which one it holds.
     """
     check_target(stored, words.hidden_size)
     if stored.embeddings is None:
@@ -170,18 +174,22 @@ def write_peft_prompt(folder: str | Path, embeddings_TD: np.ndarray, target: str
       target: folder of the target, for its shape. base: what the adapter shall call it.
 
     Raises:
-      PicJaxError: the target's config.json lacks a key, or the folder cannot be written.
+      PicJaxError: the target's config.json lacks a key, or the folder cannot be written; a new one is not left behind.
     """
-    shape = read_json(Path(target) / 'config.json')
+    path = Path(target) / 'config.json'
+    shape = read_json(path)
+    for key in ('num_attention_heads', 'num_hidden_layers'):
+        require(is_int(shape.get(key), 1), f'{path}: {key}', shape.get(key), 'an integer of at least 1')
     T, D = embeddings_TD.shape
     values = {
         'peft_type': 'PROMPT_TUNING', 'task_type': 'CAUSAL_LM', 'base_model_name_or_path': base, 'inference_mode': True,
         'num_virtual_tokens': T, 'token_dim': D, 'num_transformer_submodules': 1, 'prompt_tuning_init': 'RANDOM',
-        'num_attention_heads': shape.get('num_attention_heads'), 'num_layers': shape.get('num_hidden_layers'),
+        'num_attention_heads': shape['num_attention_heads'], 'num_layers': shape['num_hidden_layers'],
     }  # fmt: skip
-    write_text(Path(folder) / 'adapter_config.json', json.dumps(values, indent=2) + '\n')
-    with replacing(Path(folder) / 'adapter_model.safetensors') as temporary:
-        save_file({'prompt_embeddings': np.ascontiguousarray(embeddings_TD)}, temporary, {'format': 'pt'})
+    with folder_to_fill(Path(folder)) as part:
+        with replacing(part / 'adapter_model.safetensors') as temporary:
+            save_file({'prompt_embeddings': np.ascontiguousarray(embeddings_TD)}, temporary, {'format': 'pt'})
+        write_text(part / 'adapter_config.json', json.dumps(values, indent=2) + '\n')
 
 
 def raw_float32(embeddings_TD: np.ndarray) -> bytes:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.errors import ConfigError, PicJaxError, first_line
 
 PREFIX = 'hub:'
 TOKENIZER_FILES = ('tokenizer*', 'special_tokens_map.json', 'added_tokens.json', 'vocab.json', 'merges.txt',
@@ -11,6 +11,13 @@ TOKENIZER_FILES = ('tokenizer*', 'special_tokens_map.json', 'added_tokens.json',
 MODEL_FILES = ('*.safetensors', '*.json', *TOKENIZER_FILES)
 # A revision becomes part of a path in the cache; git has none with `..` either.
 _NAME = re.compile(r'(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>(?!.*\.\.)[\w./-]+))?')
+
+
+def published(base: str) -> tuple[str, str | None]:
+    """Id and revision of what a run calls its model, as other programs know them. A folder is its own id."""
+    name = base.removeprefix(PREFIX)
+    match = _NAME.fullmatch(name) if name != base else None
+    return (match['id'], match['revision']) if match else (name, None)
 
 
 def snapshot(name: str, files: tuple[str, ...] = MODEL_FILES) -> Path:
@@ -49,5 +56,4 @@ def snapshot(name: str, files: tuple[str, ...] = MODEL_FILES) -> Path:
             'HF_HUB_OFFLINE is set): download it where there is a network, or name a folder in HF format'
         ) from error
     except Exception as error:  # of the network, the disk and the Hub's client: many unrelated types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PicJaxError(f'{name}: cannot be downloaded ({reason})') from error
+        raise PicJaxError(f'{name}: cannot be downloaded ({first_line(error)})') from error

@@ -3,19 +3,19 @@
 Reading it needs no transposing, and every process of a pod reads its own parts.
 """
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from pic_jax import __version__
 from pic_jax.config import DecoderConfig
-from pic_jax.errors import PicJaxError
-from pic_jax.files import new_folder, read_json, write_text
+from pic_jax.errors import PicJaxError, first_line
+from pic_jax.files import new_folder, read_json, sha256, write_text
 from pic_jax.models import hf
 from pic_jax.models.decoder import Params
 from pic_jax.models.hf_files import inside, tensor_files
@@ -42,7 +42,7 @@ def from_hf(source: Path, out: Path, name: str) -> None:
       PicJaxError: as `hf.read_config` and `hf.open_weights`, or `out` cannot be written.
     """
     params = hf.load_params(source, hf.read_config(source))
-    files = {file.name: _sha256(file) for file in sorted(set(tensor_files(source).values()))}
+    files = {file.name: sha256(file) for file in sorted(set(tensor_files(source).values()))}
     values = {'format': FORMAT, 'format_version': VERSION, 'pic_jax': __version__, 'source': name, 'sha256': files}
     with new_folder(out) as part:
         with ocp.StandardCheckpointer() as checkpointer:
@@ -72,7 +72,8 @@ def load(folder: Path, config: DecoderConfig, shardings: Any = None, dtype: Any 
       dtype: of the result; None keeps the file's.
 
     Raises:
-      PicJaxError: it is of another format, a tensor is missing, left over or misshaped, or the files are unreadable.
+      PicJaxError: it is of another format, a tensor is missing, left over, misshaped or not finite, or the files are
+        unreadable.
     """
     values = read_json(folder / SOURCE)
     for key, valid in ('format', FORMAT), ('format_version', VERSION):
@@ -91,14 +92,27 @@ def load(folder: Path, config: DecoderConfig, shardings: Any = None, dtype: Any 
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=place), saved, placed
         )
         try:
-            return checkpointer.restore(path, wanted)
+            params = checkpointer.restore(path, wanted)
         except Exception as error:  # as above
             raise _unreadable(path, error) from error
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not _is_finite(leaf):
+            raise PicJaxError(f'{path}: {_name(key_path)} holds a number that is not finite')
+    return params
+
+
+@jax.jit
+def _is_finite(x: jax.Array) -> jax.Array:
+    return jnp.isfinite(x).all()
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator='.'): tuple(leaf.shape) for path, leaf in leaves}
+    return {_name(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator='.')
 
 
 def _check(path: Path, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:
@@ -108,15 +122,9 @@ def _check(path: Path, found: dict[str, tuple[int, ...]], wanted: dict[str, tupl
 
 
 def _unreadable(path: Path, error: Exception) -> PicJaxError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return PicJaxError(f'{path}: cannot be read ({reason})')
+    return PicJaxError(f'{path}: cannot be read ({first_line(error)})')
 
 
 def _copy_beside(source: Path, out: Path) -> None:
     for file in {file for pattern in BESIDE for file in source.glob(pattern)}:
         shutil.copyfile(inside(source, file), out / file.name)  # a link could name any file of this machine
-
-
-def _sha256(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -10,6 +10,7 @@ r tokens per slot; D width; L layers, K key/value heads and H head dim of the ta
 import contextlib
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 MODEL_TYPE, VERSION = 'pic_compressor', '1'
 TOKEN, SLOT, PADDING = 0, 1, -1
@@ -33,6 +35,10 @@ ROW_POSITIONS = 16384  # that the encoder reads at once at the most, unless one 
 PASSED_ON = {'config', 'trust_remote_code', 'adapter_kwargs', '_from_auto', '_commit_hash', 'code_revision'}
 HUB_OPTIONS = {'revision', 'token', 'cache_dir', 'local_files_only', 'force_download'}
 ANOTHER_MODEL = 0.05  # golden memory that is further off than rounding can be, as a share of its norm
+# As pic_jax has them, in data/tokenise.py and models/hub.py. A revision becomes part of a path. AutoTokenizer calls
+# `from_pretrained` of whatever class of transformers a file names: of a model's, too, and that reads pickles.
+REVISION = re.compile(r'(?!.*\.\.)[\w./-]+')
+TOKENIZER_CLASS = re.compile(r'\w+Tokenizer(Fast)?|\w+Backend')
 
 
 class Memory(NamedTuple):
@@ -125,8 +131,8 @@ class Compressor(torch.nn.Module):
           hub: HUB_OPTIONS, where `folder` is a repository of the Hub.
 
         Raises:
-          ValueError: no such artefact, an argument that is not known here, or the frozen model is another one or has an
-            adapter.
+          ValueError: no such artefact, an argument that is not known here, or the frozen model is another one, has an
+            adapter or needs code of its own.
         """
         strange = [key for key in hub.keys() - PASSED_ON - HUB_OPTIONS if hub[key] is not None]
         if strange:
@@ -143,11 +149,15 @@ class Compressor(torch.nn.Module):
         if found != (MODEL_TYPE, VERSION):
             raise ValueError(f'{folder / "config.json"} is of {found}, expected {(MODEL_TYPE, VERSION)}')
         revision = None if base else config['target']['revision']
+        if revision is not None and not (isinstance(revision, str) and REVISION.fullmatch(revision)):
+            raise ValueError(
+                f'{folder / "config.json"}: target.revision={revision!r} is not valid: expected a branch, tag or commit'
+            )
         model: Any = base
         if not isinstance(base, PreTrainedModel):
             name = str(base or config['target']['id'])
             model = AutoModelForCausalLM.from_pretrained(
-                name, dtype=config['run']['dtype'], revision=revision, use_safetensors=True
+                name, dtype=config['run']['dtype'], revision=revision, use_safetensors=True, trust_remote_code=False
             )
             model = model.to(device)
         name = model.config.name_or_path
@@ -158,7 +168,7 @@ class Compressor(torch.nn.Module):
         if model.config.hidden_size != config['target']['hidden_size']:
             wanted = config['target']['hidden_size']
             raise ValueError(f'{name} has hidden_size {model.config.hidden_size}, the compressor expects {wanted}')
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = tokenizer or load_tokenizer(name, revision)
         try:
             compressor = cls(folder, config, model, tokenizer)
         except RuntimeError as error:  # PEFT: sizes differ
@@ -586,6 +596,19 @@ class Stream:
         cells = self.compressor._cells(options, ids, self._done, first_chunk)
         vectors, cache = self.compressor._encode(options, [cells], self._past)
         return vectors, cells.source[cells.kind == SLOT], cache
+
+
+def load_tokenizer(name: str, revision: str | None) -> Any:
+    """The tokenizer of a folder, or of a name on the Hub.
+
+    Raises:
+      ValueError: it needs code of its own, or a file names a class that is no tokenizer.
+    """
+    files = get_tokenizer_config(name, revision=revision), PretrainedConfig.get_config_dict(name, revision=revision)[0]
+    for named in (values.get('tokenizer_class') for values in files):
+        if named is not None and not (isinstance(named, str) and TOKENIZER_CLASS.fullmatch(named)):
+            raise ValueError(f'{name}: tokenizer_class={named!r} is not valid: expected the name of a tokenizer')
+    return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
 
 
 def chunk_local(options: dict[str, Any]) -> bool:

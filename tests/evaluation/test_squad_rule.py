@@ -164,7 +164,7 @@ def test_normalise():
 def test_another_implementation_agrees():
     """torchmetrics has the rule of SQuAD v1.1 but for F1 where a side has no words: v2.0's 1 if both have none."""
     squad = pytest.importorskip(
-        'torchmetrics.functional.text', reason="needs torchmetrics: pip install 'pic_jax[torch]'"
+        'torchmetrics.functional.text', reason="needs torchmetrics: pip install 'pic_jax[test]'"
     ).squad
     differ = 0
     for case in CASES:

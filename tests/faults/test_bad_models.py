@@ -150,6 +150,19 @@ ADAPTER = [
     ('fan_in_fan_out', True, 'fan_in_fan_out is True'),
     ('rank_pattern', {'q_proj': 4}, 'rank_pattern is'),
     ('alpha_pattern', {'q_proj': 4}, 'alpha_pattern is'),
+    ('layer_replication', [[0, 2], [1, 2]], 'layer_replication is'),
+    ('modules_to_save', ['lm_head'], 'modules_to_save is'),
+    ('exclude_modules', 'v_proj', "exclude_modules is 'v_proj'"),
+    ('lora_bias', True, 'lora_bias is True'),
+    ('use_qalora', True, 'use_qalora is True'),
+    ('alora_invocation_tokens', [1], 'alora_invocation_tokens is [1]'),
+    ('target_parameters', ['x'], "target_parameters is ['x']"),
+    ('layers_pattern', 'layers', "layers_pattern is 'layers'"),
+    ('init_lora_weights', 'pissa', "init_lora_weights is 'pissa', expected true"),
+    ('init_lora_weights', 1, 'init_lora_weights is 1, expected true'),
+    ('target_modules', ['q_proj'], "target_modules is ['q_proj'], expected ["),
+    ('target_modules', '.*_proj', "target_modules is '.*_proj', expected ["),
+    ('target_modules', MISSING, 'target_modules is None, expected ['),
 ]
 
 # Texts in the place of a whole JSON file.

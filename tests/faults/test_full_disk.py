@@ -1,5 +1,6 @@
 """A disk that is full: the command ends with the path and the reason, and what was good before is there after."""
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,12 @@ import pytest
 from killed_runs import records, unfinished
 from safetensors.numpy import save_file
 
+import pic_jax
 from pic_jax.cli.main import main
 from pic_jax.errors import PicJaxError
 from pic_jax.files import replacing
+from pic_jax.interop import foreign, serving
+from pic_jax.training import weights
 from pic_jax.training.checksums import find_damage
 from pic_jax.training.writers import MetricsFile
 
@@ -70,6 +74,55 @@ def test_export_leaves_nothing_behind(disk, trained_workdir, failed):
     assert main(['export', f'--workdir={trained_workdir}', f'--out={disk.path / "out"}']) == 1
     failed(f'{disk.path / "out"}', 'cannot be written', FULL)
     assert names(disk.path) == before
+
+
+@pytest.fixture
+def no_room(monkeypatch):
+    """No tensors can be written."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, FULL)
+
+    for module in weights, serving:
+        monkeypatch.setattr(module, 'save_file', full)
+    return monkeypatch
+
+
+def test_convert_leaves_nothing_behind_and_may_be_tried_again(trained_workdir, tmp_path, no_room, failed):
+    trained, out = pic_jax.load(trained_workdir), tmp_path / 'out'
+    no_room.setattr(foreign, 'read_icae', lambda *_: (trained.run.config, trained.trainable))
+    command = ['convert', '--base=tiny_base', '--icae=file', f'--out={out}']
+    assert main(command) == 1
+    failed(f'{out}', 'cannot be written', FULL)
+    assert names(tmp_path) == set()
+    no_room.undo()
+    no_room.setattr(foreign, 'read_icae', lambda *_: (trained.run.config, trained.trainable))
+    assert main(command) == 0
+    assert names(tmp_path) == {'out'}
+
+
+def test_a_saved_compressor_is_kept_as_it_was_or_not_there(trained_workdir, tmp_path, no_room):
+    trained = pic_jax.load(trained_workdir)
+    for _ in range(2):
+        with pytest.raises(PicJaxError, match=FULL):
+            trained.save(tmp_path / 'saved')
+        assert names(tmp_path) == set()
+    (tmp_path / 'saved').mkdir()
+    (tmp_path / 'saved' / 'config.json').write_text('mine')
+    with pytest.raises(PicJaxError, match=FULL):
+        trained.save(tmp_path / 'saved')
+    assert (tmp_path / 'saved' / 'config.json').read_text() == 'mine'
+
+
+def test_an_adapter_for_peft_is_whole_or_not_there(tiny_target, tmp_path, no_room):
+    prompt = np.ones((3, 32), np.float32)
+    with pytest.raises(PicJaxError, match=FULL):
+        serving.write_peft_prompt(tmp_path / 'out', prompt, tiny_target, 'owner/tiny')
+    assert names(tmp_path) == set()
+    no_room.undo()
+    for _ in range(2):  # the second time in the place of the first
+        serving.write_peft_prompt(tmp_path / 'out', prompt, tiny_target, 'owner/tiny')
+        assert names(tmp_path / 'out') == {'adapter_config.json', 'adapter_model.safetensors'}
 
 
 @pytest.fixture

@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from limits import memory_limit, time_limit
 from refusals import refused
 from safetensors.numpy import load_file, save_file
 
+import pic_jax
+from pic_jax.cli.main import main
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.interop import artefact
 from pic_jax.models import hf, hub, orbax_base
@@ -103,6 +106,28 @@ def test_a_link_out_of_an_artefact_is_not_followed(exported_compressor, tmp_path
         artefact.check(artefact.load(folder), folder)
 
 
+def test_a_link_out_of_a_saved_compressor_is_not_followed(trained_workdir, tmp_path):
+    pic_jax.load(trained_workdir).save(tmp_path / 'saved')
+    weights = tmp_path / 'saved' / 'compressor.safetensors'
+    weights.rename(tmp_path / 'elsewhere')
+    weights.symlink_to(tmp_path / 'elsewhere')
+    with pytest.raises(PicJaxError, match=r'compressor\.safetensors is a link to .*, which is outside'):
+        pic_jax.load(tmp_path / 'saved')
+
+
+@pytest.mark.parametrize('name', ['param.safetensors', 'model.safetensors'])
+def test_convert_takes_no_tensors_that_a_link_fetches(base, capsys, name):
+    folder = Path('icformer')
+    folder.mkdir()
+    edit(folder / 'config.json', model_type='icformer', hidden_size=32, context_hidden_size=32, num_attention_heads=4)
+    for each in 'param.safetensors', 'model.safetensors':
+        save_file({'x': np.zeros(1, np.float32)}, folder / each)
+    (folder / name).rename('elsewhere')
+    (folder / name).symlink_to('../elsewhere')
+    command = ['convert', '--base=base', f'--icformer={folder}', '--out=out']
+    refused(capsys, command, 1, f'{name} is a link to', 'which is outside')
+
+
 def test_convert_copies_no_file_of_the_machine_that_a_link_names(base, capsys):
     """A folder that is converted and then published must not carry the user's own files."""
     Path('id_rsa').write_text('private')
@@ -158,8 +183,12 @@ def test_absurd_sizes_of_a_compressor_are_refused_at_no_cost(exported_compressor
 @pytest.mark.parametrize('key', ['context_length', 'window'])
 def test_absurd_lengths_that_shape_no_tensor_cost_nothing(exported_compressor, tmp_path, key):
     """They bound what a context may have, and short contexts do not reach them."""
+    folder = changed_compressor(exported_compressor, tmp_path / 'pic', {key: 2**62})
     with memory_limit(2**30), time_limit(60):
-        loaded = artefact.load(changed_compressor(exported_compressor, tmp_path / 'pic', {key: 2**62}))
+        with pytest.raises(PicJaxError, match='compressor_sha256=') as refusal:  # of these settings, which are usable
+            artefact.load(folder)
+        edit(folder / 'config.json', compressor_sha256=str(refusal.value)[-65:-1])
+        loaded = artefact.load(folder)
     assert loaded.trainable['memory_embeddings'].shape == (2, 32)
 
 
@@ -219,6 +248,54 @@ def test_an_artefact_without_safetensors_is_refused_in_pytorch_too(exported_comp
         Compressor.from_pretrained(folder, base=model)
 
 
+def in_pytorch(exported_compressor: Path, base: Path) -> None:
+    """Loads a copy of the artefact whose config.json names `base`, as transformers' own loaders would find it."""
+    pytest.importorskip('torch', reason='needs torch')
+    pytest.importorskip('peft', reason='needs peft')
+    from pic_jax.torch_runtime import Compressor
+
+    folder = Path('pic')
+    if not folder.exists():
+        shutil.copytree(exported_compressor, folder)
+    target = json.loads((folder / 'config.json').read_text())['target']
+    edit(folder / 'config.json', target=target | {'id': str(base)})
+    Compressor.from_pretrained(folder)
+
+
+def test_pytorch_runs_no_code_beside_a_checkpoint_whatever_is_answered(exported_compressor, base, monkeypatch):
+    """transformers asks on stdin whether it shall."""
+    monkeypatch.setattr('builtins.input', lambda *_: 'y')
+    trap = base.parent / 'trap'
+    for name in CODE:
+        (base / name).write_text(TRAP.format(str(trap)))
+    for file, model_type in ('tokenizer_config.json', 'llama'), ('config.json', 'evil'):
+        edit(base / file, auto_map=AUTO_MAP)
+        edit(base / 'config.json', model_type=model_type)
+        try:
+            in_pytorch(exported_compressor, base)
+        except ValueError as error:
+            assert 'trust_remote_code' in str(error)  # noqa: PT017
+        else:
+            assert model_type == 'llama'  # has a tokenizer of transformers' own
+        assert not trap.exists()
+
+
+@pytest.mark.parametrize('file', ['tokenizer_config.json', 'config.json'])
+def test_pytorch_reads_no_pickle_for_a_tokenizer_either(exported_compressor, base, file):
+    edit(base / file, tokenizer_class='LlamaForCausalLM')
+    with pytest.raises(ValueError, match=r"tokenizer_class='LlamaForCausalLM' is not valid"):
+        in_pytorch(exported_compressor, base)
+
+
+@pytest.mark.parametrize('revision', ['..', 'a/../../b', 'a b', '', 3])
+def test_a_revision_is_no_path_in_pytorch_either(exported_compressor, base, revision):
+    shutil.copytree(exported_compressor, 'pic')
+    target = json.loads(Path('pic/config.json').read_text())['target']
+    edit(Path('pic/config.json'), target=target | {'revision': revision})
+    with pytest.raises(ValueError, match=r'target\.revision=.* is not valid: expected a branch, tag or commit'):
+        in_pytorch(exported_compressor, base)
+
+
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
 def test_weights_that_are_no_numbers_are_refused(base, value):
     tensors = load_file(base / 'model.safetensors')
@@ -229,6 +306,17 @@ def test_weights_that_are_no_numbers_are_refused(base, value):
         with pytest.raises(PicJaxError, match=f'{name} holds a number that is not finite'):
             hf.load_params(base, hf.read_config(base))
         tensors[name][index] = before
+
+
+def test_an_orbax_base_with_weights_that_are_no_numbers_is_refused(base):
+    orbax_base.from_hf(base, Path('orbax'), 'base')
+    params = orbax_base.load(Path('orbax'), hf.read_config(base))
+    params['norm']['weight'] = params['norm']['weight'].at[-1].set(np.nan)
+    shutil.rmtree('orbax/params')
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(Path('orbax/params').absolute(), params)
+    with pytest.raises(PicJaxError, match=r'norm\.weight holds a number that is not finite'):
+        orbax_base.load(Path('orbax'), hf.read_config(base))
 
 
 def test_an_artefact_for_another_model_is_refused(exported_compressor, base):
@@ -251,6 +339,20 @@ def test_names_in_a_file_do_not_steer_the_terminal(base, capsys):
     tensors = load_file(base / 'model.safetensors') | {'a\nb\x1b[2J\x9b31m\u202eevil': np.zeros(1, np.float32)}
     save_file(tensors, base / 'model.safetensors')
     refused(capsys, ['convert', '--base=base', '--out=out'], 1, r'unexpected a\nb\x1b[2J\x9b31m\u202eevil')
+
+
+def test_the_name_of_a_base_does_not_steer_the_terminal(exported_compressor, base, capsys):
+    pytest.importorskip('torch', reason='needs torch')
+    pytest.importorskip('peft', reason='needs peft')
+    name = 'orbax\x1b[2J'
+    orbax_base.from_hf(base, Path(name), 'base')
+    shutil.copytree(exported_compressor, 'pic')
+    edit(Path('pic/config.json'), run=json.loads(Path('pic/config.json').read_text())['run'] | {'base': name})
+    capsys.readouterr()
+    assert main(['check', 'pic']) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert r"cannot read 'orbax\x1b[2J'" in line
+    assert line.isprintable()
 
 
 def test_a_message_has_an_end(base, capsys):

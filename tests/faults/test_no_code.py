@@ -31,8 +31,8 @@ ALLOWED = {
     ('data/tokenise.py', 'AutoTokenizer.from_pretrained'): 'with trust_remote_code=False, of a tokenizer class',
     ('evaluation/environment.py', 'import subprocess'): 'asks git for the commit, by a list of words',
     ('interop/serving.py', 'torch.save'): 'writes what vLLM wants on its wire; nothing here reads it',
-    ('torch_runtime/modeling_pic_compressor.py', 'AutoModelForCausalLM.from_pretrained'): 'with use_safetensors=True',
-    ('torch_runtime/modeling_pic_compressor.py', 'AutoTokenizer.from_pretrained'): 'without remote code',
+    ('torch_runtime/modeling_pic_compressor.py', 'AutoModelForCausalLM.from_pretrained'): 'safetensors only, no code',
+    ('torch_runtime/modeling_pic_compressor.py', 'AutoTokenizer.from_pretrained'): 'as in data/tokenise.py',
     ('torch_runtime/modeling_pic_compressor.py', 'PeftModel.from_pretrained'): 'where there is safetensors',
 }
 

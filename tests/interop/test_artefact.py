@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 
 import jax
@@ -50,6 +51,12 @@ def test_what_is_loaded_is_what_was_exported(random_compressor, tmp_path, name):
     assert (tmp_path / 'moved' / 'adapter').exists() == (name not in ('icformer', 'bare'))
 
 
+def change(folder, key, value):
+    """Sets a key of an artefact's config.json."""
+    values = json.loads((folder / 'config.json').read_text())
+    (folder / 'config.json').write_text(json.dumps(values | {key: value}))
+
+
 def test_a_changed_weight_is_noticed(random_compressor, tmp_path, capsys):
     artefact.export(random_compressor('pic', **METHODS['pic']), tmp_path / 'out')
     assert main(['check', str(tmp_path / 'out')]) == 0
@@ -58,6 +65,7 @@ def test_a_changed_weight_is_noticed(random_compressor, tmp_path, capsys):
     assert len(runtimes) == len(lines)
     assert runtimes.count('jax') == 6
     assert runtimes.count('torch') == (4 if HAS_TORCH else 0)
+    sha256 = json.loads((tmp_path / 'out' / 'config.json').read_text())['compressor_sha256']
     for file, name in (('pic.safetensors', 'memory_embeddings'),
                        ('adapter/adapter_model.safetensors',
                         'base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight')):  # fmt: skip
@@ -65,12 +73,17 @@ def test_a_changed_weight_is_noticed(random_compressor, tmp_path, capsys):
         before, tensors = path.read_bytes(), load_file(path)
         tensors[name] = tensors[name] * 1.01
         save_file(tensors, path, {'format': 'pic_compressor', 'format_version': '1'})
+        assert main(['check', str(tmp_path / 'out')]) == 1
+        message = capsys.readouterr().err
+        (now,) = re.findall("compressor_sha256='[0-9a-f]{64}' is not valid: expected '([0-9a-f]{64})'", message)
+        change(tmp_path / 'out', 'compressor_sha256', now)  # then only the golden memory tells
         assert main(['check', str(tmp_path / 'out'), '--json']) == 1
         rows = {(row['runtime'], row['field']): row for row in json.loads(capsys.readouterr().out)}
         for runtime in ('jax', 'torch') if HAS_TORCH else ('jax',):
             assert rows[runtime, 'embeddings']['difference'] > rows[runtime, 'embeddings']['limit'] == 1e-5
             assert rows[runtime, 'positions']['difference'] == 0
         path.write_bytes(before)
+        change(tmp_path / 'out', 'compressor_sha256', sha256)
 
 
 def test_the_merged_encoder_is_target_and_adapter(random_compressor, tmp_path):
@@ -145,6 +158,21 @@ def exported(random_compressor, tmp_path_factory):
     folder = tmp_path_factory.mktemp('artefact') / 'pic'
     artefact.export(random_compressor('pic', **METHODS['pic']), folder)
     return folder
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'expected'),
+    [
+        ('prefix', [0, 7], r'\[0\]'), ('prefix', None, r'\[0\]'), ('special', 'ae', "'lm'"),
+        ('template', {'before': '', 'between': 'x', 'after': '', 'lead': ''}, "{'before': '', 'between': "),
+        ('compressor_sha256', '0' * 64, "'[0-9a-f]{64}'"),
+    ],
+)  # fmt: skip
+def test_what_pytorch_takes_from_config_json_is_what_jax_works_out(exported, tmp_path, key, value, expected):
+    folder = shutil.copytree(exported, tmp_path / 'out')
+    change(folder, key, value)
+    with pytest.raises(PicJaxError, match=rf'out/config\.json: {key}=.* is not valid: expected {expected}'):
+        artefact.load(folder)
 
 
 def test_an_artefact_is_no_workdir(exported):

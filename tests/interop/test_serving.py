@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import json
+import shutil
 from pathlib import Path
 
 import ml_dtypes
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import pic_jax
+from pic_jax.api import TrainedCompressor
 from pic_jax.cli.main import main
 from pic_jax.errors import PicJaxError
 from pic_jax.interop import context_files, serving
@@ -69,6 +72,29 @@ def test_a_folder_without_word_embeddings_is_refused(tmp_path):
     save_file({'other': WORDS}, tmp_path / 'model.safetensors')
     with pytest.raises(PicJaxError, match='no tensor model'):
         serving.Words(tmp_path)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_embeddings_that_are_no_numbers_are_refused(tmp_path, value):
+    table = WORDS.copy()
+    table[2, 1] = value
+    save_file({'model.embed_tokens.weight': table}, tmp_path / 'model.safetensors')
+    words = serving.Words(tmp_path)
+    assert np.array_equal(words[[1, 3]], WORDS[[1, 3]])
+    with pytest.raises(
+        PicJaxError, match=r'model\.safetensors: model\.embed_tokens\.weight holds a number that is not'
+    ):
+        words[[1, 2]]
+
+
+@pytest.mark.parametrize('key', ['num_attention_heads', 'num_hidden_layers'])
+@pytest.mark.parametrize('value', [None, 'many', 0])
+def test_a_target_without_a_shape_gets_no_adapter(tmp_path, key, value):
+    values = {'num_attention_heads': 4, 'num_hidden_layers': 2} | {key: value}
+    (tmp_path / 'config.json').write_text(json.dumps(values))
+    with pytest.raises(PicJaxError, match=rf'config\.json: {key}={value!r} is not valid: expected an integer of at'):
+        serving.write_peft_prompt(tmp_path / 'out', WORDS, tmp_path, 'owner/tiny')
+    assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize('dtype', [np.float32, ml_dtypes.bfloat16])
@@ -142,13 +168,46 @@ def test_the_command_line_writes_for_every_engine(file, tiny_target, tmp_path, c
     assert not (tmp_path / 'no').exists()
 
 
+@pytest.fixture
+def of_the_hub(trained_workdir):
+    """A function: the trained compressor as if its base were of that name."""
+    trained = pic_jax.load(trained_workdir)
+
+    def named(base: str) -> TrainedCompressor:
+        config = dataclasses.replace(trained.run.config, base=base)
+        return TrainedCompressor(dataclasses.replace(trained.run, config=config), trained.trainable)
+
+    return named
+
+
+def test_stored_contexts_and_engines_call_a_model_of_the_hub_by_its_id(of_the_hub, tiny_target, tmp_path):
+    trained = of_the_hub('hub:owner/tiny@v1')
+    stored = trained.store(['Mara lives in Stonehaven.'], ['note'])
+    assert (stored.metadata.target, stored.metadata.target_revision) == ('owner/tiny', 'v1')
+    trained.memory_of(stored)
+    for other, said in ('hub:owner/tiny', "target_revision='v1'"), ('hub:owner/other@v1', "target='owner/tiny'"):
+        with pytest.raises(PicJaxError, match=said):
+            of_the_hub(other).memory_of(stored)
+    for name in 'owner/tiny', 'hub:owner/tiny@v1':  # the latter as files were written before
+        context_files.write(
+            tmp_path / 'n.st', dataclasses.replace(stored, metadata=dataclasses.replace(stored.metadata, target=name))
+        )
+        command = [str(tmp_path / 'n.st'), f'--base={tiny_target}', f'--out={tmp_path / "out"}', '--overwrite']
+        assert main(['contexts', 'to', 'peft', *command]) == 0
+        config = json.loads((tmp_path / 'out' / 'adapter_config.json').read_text())
+        assert config['base_model_name_or_path'] == 'owner/tiny'
+        shutil.rmtree(tmp_path / 'out')
+    pytest.importorskip('torch', reason="needs torch: pip install 'pic_jax[torch]'")
+    assert main(['contexts', 'to', 'vllm', *command]) == 0
+    assert json.loads((tmp_path / 'out').read_text())['model'] == 'owner/tiny'
+
+
 @pytest.mark.slow
 def test_peft_and_transformers_answer_as_we_do(file, trained_workdir, tiny_target, tmp_path):
     """One context, one question: our tokens, transformers on inputs_embeds, and PEFT on a prompt-tuning adapter."""
     peft = pytest.importorskip('peft', reason="needs peft: pip install 'pic_jax[torch]'")
     torch = pytest.importorskip('torch', reason="needs torch: pip install 'pic_jax[torch]'")
     transformers = pytest.importorskip('transformers')
-    import pic_jax
     from pic_jax.data.tokenise import encode
 
     stored, trained = context_files.read(file), pic_jax.load(trained_workdir)

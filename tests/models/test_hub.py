@@ -46,6 +46,18 @@ def test_a_malformed_name_is_bad_usage(name):
         hub.snapshot(name)
 
 
+@pytest.mark.parametrize(
+    ('base', 'known'),
+    [
+        ('hub:owner/tiny', ('owner/tiny', None)), ('hub:owner/tiny@v1/x', ('owner/tiny', 'v1/x')),
+        ('/models/llama@v2', ('/models/llama@v2', None)), ('owner/tiny@v2', ('owner/tiny@v2', None)),
+        ('hub:/models/llama@v2', ('/models/llama@v2', None)),
+    ],
+)  # fmt: skip
+def test_what_others_call_a_model(base, known):
+    assert hub.published(base) == known
+
+
 def refused(kind):
     def download(*args, **kwargs):
         raise kind('no\nway', response=httpx2.Response(404, request=httpx2.Request('GET', 'http://hub')))
