@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pic_jax import nested
-from pic_jax.compressors.base import Compressor
+from pic_jax.compressors.base import Compressor, check_ids
 from pic_jax.config import to_mapping
 from pic_jax.data.tokenise import decode, encode
 from pic_jax.errors import ConfigError, PicJaxError
@@ -23,8 +23,9 @@ from pic_jax.interop.contexts import ContextMetadata, StoredContexts, check_targ
 from pic_jax.interop.contexts import from_memory as from_memory_to_stored
 from pic_jax.interop.nesting import nesting_of
 from pic_jax.memory import Memory
-from pic_jax.models.generation import GREEDY, Sampling, generate
-from pic_jax.models.inputs import from_memory, word_memory
+from pic_jax.models import hub
+from pic_jax.models.generation import GREEDY, Sampling, check_new_tokens, generate
+from pic_jax.models.inputs import from_memory
 from pic_jax.run import Run, named_folder, open_run
 from pic_jax.training.checkpoint import LATEST, restore_trainable
 from pic_jax.training.weights import write_weights
@@ -49,22 +50,31 @@ class TrainedCompressor:
     def compress(
         self, contexts: Sequence[str] | np.ndarray, lengths: np.ndarray | None = None, ratio: int | None = None
     ) -> Memory:
-        """Compresses texts, or right-padded int32 tokens [B, S] with their true `lengths` [B].
+        """Compresses texts, or right-padded int32 tokens [B, S].
 
         Args:
+          lengths: of tokens, [B]: how many of each row are real; all by default.
           ratio: one of those that the compressor serves (`compressor.ratios`); its finest by default.
 
         Raises:
           PicJaxError: a context is empty, or a token is not in the model's vocabulary.
-          ConfigError: a context is too long for the compressor, or the ratio is not served.
+          ConfigError: contexts or lengths are of another form, a context is too long, or the ratio is not served.
         """
         if ratio is not None and ratio != self.run.config.compressor.ratio:
             return self.at_ratio(ratio).compress(contexts, lengths)
         if isinstance(contexts, np.ndarray):
+            if contexts.ndim != 2:
+                raise ConfigError(f'contexts of shape {contexts.shape} are not valid: expected tokens [B, S]')
             tokens_BS = contexts.astype(np.int32)
             lengths_B = np.full(len(tokens_BS), tokens_BS.shape[1]) if lengths is None else np.asarray(lengths)
+            if lengths_B.shape != (len(tokens_BS),):
+                raise ConfigError(
+                    f'lengths of shape {lengths_B.shape} are not valid: expected ({len(tokens_BS)},), one for each row'
+                )
         else:
-            tokens_BS, lengths_B = pad([encode(self.run.tokenizer, text) for text in contexts])
+            if lengths is not None:
+                raise ConfigError(f'lengths={lengths} is not valid beside texts: expected none, they have their own')
+            tokens_BS, lengths_B = self._encode(contexts)
         if len(lengths_B) == 0 or lengths_B.min() < 1:
             raise PicJaxError('a context is empty: expected at least one token')
         if lengths_B.max() > tokens_BS.shape[1]:
@@ -96,30 +106,12 @@ class TrainedCompressor:
         """Answers one prompt per context; a compressor that was trained to continue text continues the prompt.
 
         Raises:
-          ConfigError: not one prompt per context, or memory, prompt and answer do not fit the decoder's positions.
+          ConfigError: not one prompt per context, no positive `max_new_tokens`, or memory, prompt and answer do not fit
+            the decoder's positions.
         """
-        special_D = jnp.asarray(self.trainable['special'][self.special_name])
-        return self._generate(memory, special_D, prompts, max_new_tokens, sampling, seed)
-
-    def generate_from_text(
-        self,
-        contexts: Sequence[str],
-        prompts: Sequence[str],
-        max_new_tokens: int = 64,
-        sampling: Sampling = GREEDY,
-        seed: int = 0,
-    ) -> list[str]:
-        """What the frozen target makes of the whole texts and the same prompts, for comparison.
-
-        Raises:
-          as `generate`.
-        """
-        tokens_BS, lengths_B = pad([encode(self.run.tokenizer, text) for text in contexts])
-        words = word_memory(self.run.decoder, self.run.base, jnp.asarray(tokens_BS), jnp.asarray(lengths_B))
-        return self._generate(words, None, prompts, max_new_tokens, sampling, seed)
-
-    def _generate(self, memory: Memory, special_D, prompts, max_new_tokens, sampling, seed) -> list[str]:
         run = self.run
+        check_new_tokens(max_new_tokens)
+        check_texts('prompts', prompts)
         if len(prompts) != len(memory.valid) or not len(prompts):
             raise ConfigError(f'{len(prompts)} prompts for {len(memory.valid)} contexts: expected one for each')
         if self.special_name == 'ft':
@@ -132,6 +124,7 @@ class TrainedCompressor:
                 f'memory, prompt and {max_new_tokens} new tokens need {needed} positions but the model has '
                 f'{run.decoder.config.max_position_embeddings}: ask for fewer new tokens'
             )
+        special_D = jnp.asarray(self.trainable['special'][self.special_name])
         inputs = from_memory(
             run.decoder, run.base, memory, special_D, run.prefix, jnp.asarray(text_BT), jnp.asarray(lengths_B)
         )
@@ -143,18 +136,20 @@ class TrainedCompressor:
         """Compresses texts into what `interop.context_files.write` keeps; `ids` name them, `ratio` is as in `compress`.
 
         Raises:
-          PicJaxError: a context is empty. ConfigError: a context is too long, or the ratio is not served.
+          PicJaxError: a context is empty.
+          ConfigError: contexts are no list of texts, one is too long, or the ratio is not served.
         """
         run, layout = self.run, self.run.config.compressor
         ratio = layout.ratio if ratio is None else ratio
-        tokens_BS, lengths_B = pad([encode(run.tokenizer, text) for text in contexts])
+        tokens_BS, lengths_B = self._encode(contexts)
         memory = self.compress(tokens_BS, lengths_B, ratio)
         special = np.asarray(self.trainable['special'][self.special_name])
+        target, revision = hub.published(run.config.base)
         # Where a file knows its ratio by itself, contexts that were shrunk to it say the same.
         shown = '' if layout.ratios else f' ratio={layout.ratio}'
         metadata = ContextMetadata(
-            target=run.config.base,
-            target_revision='',
+            target=target,
+            target_revision=revision or '',
             compressor_sha256=self.fingerprint,
             hidden_size=run.decoder.config.hidden_size,
             layout=f'{layout.method}{shown} chunk_size={layout.chunk_size} positions={layout.positions}',
@@ -172,7 +167,8 @@ class TrainedCompressor:
         Raises:
           PicJaxError: another compressor or another target made them.
         """
-        check_target(stored, self.run.decoder.config.hidden_size, self.run.config.base)
+        target, revision = hub.published(self.run.config.base)
+        check_target(stored, self.run.decoder.config.hidden_size, target, revision or '')
         if stored.metadata.compressor_sha256 != self.fingerprint:
             raise PicJaxError(
                 f'the contexts were made by compressor {stored.metadata.compressor_sha256[:12]}, '
@@ -200,6 +196,10 @@ class TrainedCompressor:
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.trainable):
             digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
         return digest.hexdigest()
+
+    def _encode(self, contexts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        check_texts('contexts', contexts)
+        return pad([encode(self.run.tokenizer, text) for text in contexts])
 
     def _bucket(self, length: int) -> int:
         """A padded length, so that few are compiled: at most four for each doubling, and the longest that fits.
@@ -249,13 +249,10 @@ def pad(rows: Sequence[np.ndarray], multiple: int = 1) -> tuple[np.ndarray, np.n
     return tokens_BS, lengths_B
 
 
-def check_ids(tokens: np.ndarray, vocab_size: int) -> None:
-    """Raises PicJaxError for an id beyond the vocabulary, whose embedding jax would make up."""
-    beyond = tokens[(tokens < 0) | (tokens >= vocab_size)]
-    if len(beyond):
-        raise PicJaxError(
-            f'token id {beyond[0]} is not valid: expected 0 to {vocab_size - 1}; the tokenizer is not of this model'
-        )
+def check_texts(key: str, texts: Sequence[str]) -> None:
+    """Raises ConfigError for a text by itself, each character of which would be one."""
+    if isinstance(texts, str):
+        raise ConfigError(f'{key}={texts[:40]!r} is not valid: expected a list of texts')
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,14 +1,15 @@
-"""How many memory vectors a context pays for: ceil(tokens / ratio) in each of its chunks."""
+"""How many memory vectors a context pays for, ceil(tokens / ratio) in each of its chunks, and how many position ids."""
+
+from typing import Any
+
+import numpy as np
 
 from pic_jax.config import CompressorConfig
 
 
 def chunk_lengths(num_tokens: int, chunk_size: int | None, window: int | None, window_split: str) -> list[int]:
     """Tokens of every chunk of a context of `num_tokens` >= 1, window after window; a last chunk may be short."""
-    size = min(window or num_tokens, num_tokens)
-    if window_split == 'even':
-        size = -(-num_tokens // -(-num_tokens // size))
-    lengths = []
+    size, lengths = _window_size(num_tokens, window, window_split), []
     for start in range(0, num_tokens, size):
         in_window = min(size, num_tokens - start)
         chunk = chunk_size or in_window
@@ -22,19 +23,39 @@ def chunks_of(config: CompressorConfig, num_tokens: int) -> list[int]:
 
 
 def slots_in(config: CompressorConfig, num_tokens: int) -> int:
-    """k of one window of `num_tokens` >= 1: the sum over chunks of ceil(tokens / ratio)."""
-    chunk = min(config.chunk_size or num_tokens, num_tokens)
-    whole, rest = divmod(num_tokens, chunk)  # no list: num_tokens may be any number that a file says
-    return whole * -(-chunk // config.ratio) + -(-rest // config.ratio)
+    """k of one window: the sum over chunks of ceil(tokens / ratio). Chunks are multiples of the ratio."""
+    return -(-num_tokens // config.ratio)
 
 
 def memory_slots(config: CompressorConfig, num_tokens: int) -> int:
     """k of a whole context, windows and all."""
-    return _slots(chunks_of(config, num_tokens), config.ratio)
+    size = _window_size(num_tokens, config.window, config.window_split)
+    return num_tokens // size * slots_in(config, size) + slots_in(config, num_tokens % size)
 
 
-def _slots(lengths: list[int], ratio: int) -> int:
-    return sum(-(-tokens // ratio) for tokens in lengths)
+def spread_position(start: Any, ratio: int) -> Any:
+    """Position id of a slot that is spread over the context: the middle of its group, whose first token has `start`."""
+    return start + (ratio - 1) // 2
+
+
+def decoder_positions(config: CompressorConfig, num_tokens: int) -> int:
+    """Position ids that the memory of a context of 1 to `num_tokens` tokens takes in the decoder at the most.
+
+    As `slots.decoder_memory` places the text behind it. With windows of even sizes a shorter context may take more.
+    """
+    lengths: Any = np.arange(1, num_tokens + 1)
+    if config.decoder_positions == 'sequential':
+        return int(np.max(memory_slots(config, lengths)))
+    size = _window_size(lengths, config.window, config.window_split)
+    in_window = (lengths - 1) % size
+    last_group = lengths - 1 - in_window % config.ratio
+    return max(num_tokens, int(spread_position(last_group, config.ratio).max()) + 1)
+
+
+def _window_size(num_tokens: int, window: int | None, window_split: str) -> int:
+    """Tokens of every window but a shorter last one."""
+    size = window or num_tokens
+    return -(-num_tokens // -(-num_tokens // size)) if window_split == 'even' else size
 
 
 def window_length(config: CompressorConfig) -> int:

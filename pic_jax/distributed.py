@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.errors import ConfigError, PicJaxError, first_line
 
 MODES = ('auto', 'on', 'off')
 EXPLICIT = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
@@ -32,16 +32,15 @@ def start(mode: str) -> None:
     try:
         jax.distributed.initialize(**explicit(os.environ))
     except (ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PicJaxError(
-            f'--distributed={mode}: cannot join the other processes ({reason}); '
+            f'--distributed={mode}: cannot join the other processes ({first_line(error)}); '
             f'set {", ".join(EXPLICIT)} where JAX does not know the launcher'
         ) from error
 
 
 def expected(environ: os._Environ | dict[str, str]) -> bool:
     """Whether the environment is that of one process among several."""
-    if EXPLICIT[0] in environ:
+    if any(name in environ for name in EXPLICIT):
         return True
     if environ.get('SLURM_STEP_ID') and int(environ.get('SLURM_STEP_NUM_TASKS', environ.get('SLURM_NTASKS', '1'))) > 1:
         return True
@@ -56,12 +55,15 @@ def explicit(environ: os._Environ | dict[str, str]) -> dict[str, Any]:
     Raises:
       ConfigError: one is missing or not a number.
     """
-    address, *numbers = EXPLICIT
-    if address not in environ:
+    missing = [name for name in EXPLICIT if name not in environ]
+    if len(missing) == len(EXPLICIT):
         return {}
+    if missing:
+        raise ConfigError(f'{" and ".join(missing)} not set: expected all or none of {", ".join(EXPLICIT)}')
+    address, *numbers = EXPLICIT
     for name in numbers:
-        if not environ.get(name, '').isdigit():
-            raise ConfigError(f'{name}={environ.get(name)!r} is not valid: expected a number beside {address}')
+        if not environ[name].isdigit():
+            raise ConfigError(f'{name}={environ[name]!r} is not valid: expected a number beside {address}')
     count, index = (int(environ[name]) for name in numbers)
     if index >= count:
         raise ConfigError(f'{numbers[1]}={index} is not valid: expected 0 to {count - 1}')

@@ -13,5 +13,10 @@ class RunInterruptedError(PicJaxError):
     """The machine is going away or another one is gone; the same command goes on from the last checkpoint."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 # Exit code of `RunInterruptedError` (EX_TEMPFAIL of sysexits.h): launchers start the same command again.
 EXIT_RESTART = 75

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pic_jax.budget import window_length
+from pic_jax.budget import spread_position, window_length
 from pic_jax.config import CompressorConfig
 from pic_jax.errors import ConfigError
 
@@ -103,16 +103,27 @@ class Layout:
 
     def valid(self, lengths_B: Any) -> Any:
         """[B, S] bool: real tokens, and the slots that a window of that true length pays for."""
-        return self.cells.source[None] < lengths_B[:, None]
+        return is_valid(self.cells.source[None], lengths_B[:, None])
 
     def positions(self, lengths_B: Any) -> Any:
         """[B, S] position ids of windows with these true lengths."""
-        return self.position[None] + (lengths_B[:, None] - self.span_start[None]).clip(0, self.span_size[None])
+        places = self.position[None], self.span_start[None], self.span_size[None]
+        return position_ids(*places, lengths_B[:, None])
 
     @property
     def num_positions(self) -> int:
         """How many position ids a full window uses."""
         return int(self.positions(np.array([self.num_tokens])).max()) + 1
+
+
+def is_valid(source: Any, lengths: Any) -> Any:
+    """Whether a window of that true length has each token, or pays for each slot (`Cells.source`; shapes broadcast)."""
+    return source < lengths
+
+
+def position_ids(position: Any, span_start: Any, span_size: Any, lengths: Any) -> Any:
+    """Position ids in a window of that true length, by the fields of a `Layout` (shapes broadcast)."""
+    return position + (lengths - span_start).clip(0, span_size)
 
 
 @functools.lru_cache(maxsize=256)
@@ -148,7 +159,7 @@ def make_layout(config: CompressorConfig, num_tokens: int) -> Layout:
     position = np.where(is_slot, 0, cells.chunk * stride + cells.index)
     span_start, span_size = np.zeros_like(position), np.zeros_like(position)
     if config.positions == 'spread':
-        position[is_slot] = slot_chunk * stride + slot_index * ratio + (ratio - 1) // 2
+        position[is_slot] = spread_position(slot_chunk * stride + slot_index * ratio, ratio)
     elif config.positions == 'interleaved':
         position[is_slot] = slot_chunk * stride + chunk_size + slot_index
     elif config.position_origin == 'chunk':

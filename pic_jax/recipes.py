@@ -26,7 +26,7 @@ def on_tiny_base(context_length: int) -> Any:
 
 
 def ask_all(config: Any, facts: int, answer_length: int) -> None:
-    """Every document tells that many facts and is asked about each, at most `answer_length` tokens in all."""
+    """Documents tell that many facts at the most and are asked about each, in at most `answer_length` tokens in all."""
     config.data.corpus.facts_per_context = config.data.corpus.questions = config.data.questions_per_example = facts
     config.data.answer_length = answer_length
 
@@ -34,8 +34,8 @@ def ask_all(config: Any, facts: int, answer_length: int) -> None:
 def two_stages(stage: str) -> Any:
     """The recipe of the sweeps, about three minutes of one core a run: `words`, then `answers` from its weights.
 
-    Documents tell 8 facts in about 140 tokens; `words` brings memory vectors near mixtures of their own words,
-    `answers` asks all 8 questions on one memory. 48 validation documents are scored.
+    Documents tell 8 facts (7 where the attribute has no more values) in about 140 tokens; `words` brings memory vectors
+    near mixtures of their own words, `answers` asks all questions on one memory. 48 validation documents are scored.
     """
     config = on_tiny_base(context_length=192)
     config.compressor.ratio = 4

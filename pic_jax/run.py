@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pic_jax import nested
-from pic_jax.budget import memory_slots
+from pic_jax.budget import decoder_positions
 from pic_jax.compressors.base import Compressor
 from pic_jax.compressors.registry import make_compressor
 from pic_jax.config import DecoderConfig, RunConfig
@@ -105,21 +105,13 @@ def open_run(config: RunConfig, mesh: Mesh | None = None) -> Run:
       PicJaxError: the folder does not hold a supported model with its tokenizer.
       ConfigError: `base` is not set, or the settings do not fit the model.
     """
-    if not config.base:
-        raise ConfigError(
-            "base='' is not valid: expected tiny_base, hub:owner/name or the folder of a model in HF format"
-        )
+    check_base(config.base)
     folder = named_folder(config.base)
     decoder_config = hf.read_config(folder)
     dtype = jnp.dtype(config.dtype)
     mesh = mesh or single_device_mesh()
     decoder = make_decoder(config, decoder_config, mesh)
-    prefix = config.decoder_prefix
-    if prefix is None:
-        prefix = () if decoder_config.bos_token_id is None else (decoder_config.bos_token_id,)
-    beyond = [token for token in prefix if not 0 <= token < decoder_config.vocab_size]
-    if beyond:
-        raise ConfigError(f'decoder_prefix={prefix} is not valid: expected ids below {decoder_config.vocab_size}')
+    prefix = resolved_prefix(config.decoder_prefix, decoder_config)
     base = load_base(folder, decoder_config, dtype, mesh)
     tokenizer = load_tokenizer(folder)
     text = template(config.prompt_template, tokenizer)
@@ -134,6 +126,27 @@ def open_run(config: RunConfig, mesh: Mesh | None = None) -> Run:
         compressor=make_compressor(config.compressor, decoder),
         mesh=mesh,
     )
+
+
+def check_base(base: str) -> None:
+    """Raises ConfigError where no target is named."""
+    if not base:
+        raise ConfigError(
+            "base='' is not valid: expected tiny_base, hub:owner/name or the folder of a model in HF format"
+        )
+
+
+def resolved_prefix(prefix: tuple[int, ...] | None, shape: DecoderConfig) -> tuple[int, ...]:
+    """The ids that `decoder_prefix` names: None is the target's BOS, where it has one.
+
+    Raises:
+      ConfigError: an id is not in the target's vocabulary.
+    """
+    if prefix is None:
+        return () if shape.bos_token_id is None else (shape.bos_token_id,)
+    if not all(0 <= token < shape.vocab_size for token in prefix):
+        raise ConfigError(f'decoder_prefix={prefix} is not valid: expected ids below {shape.vocab_size}')
+    return prefix
 
 
 def make_decoder(config: RunConfig, shape: DecoderConfig, mesh: Mesh) -> Decoder:
@@ -188,14 +201,9 @@ def check_fits(run: Run) -> None:
     if not run.prefix:
         raise ConfigError('decoder_prefix=() is not valid: no_context needs a token before the text, usually the BOS')
     run.compressor.check_length(data.context_length)
-    k = memory_slots(run.config.compressor, data.context_length)
-    if run.config.compressor.decoder_positions == 'spread':
-        # As decoder_memory places the text: after the context and after the last slot.
-        ratio = run.config.compressor.ratio
-        last_slot = (data.context_length - 1) // ratio * ratio + (ratio - 1) // 2
-        k = max(data.context_length, last_slot + 1)
+    memory = decoder_positions(run.config.compressor, data.context_length)
     for name in run.config.objective.names:
-        needed = len(run.prefix) + k + 1 + data.text_length(name)
+        needed = len(run.prefix) + memory + 1 + data.text_length(name)
         if needed > available:
             raise ConfigError(
                 f'objective.{name} needs {needed} positions in the decoder (prefix, memory, special, text) '
@@ -205,4 +213,9 @@ def check_fits(run: Run) -> None:
         raise ConfigError(
             f'objective.distill={run.config.objective.distill} is not valid: its teacher reads the full context, '
             f'which does not fit the {available} positions of the model'
+        )
+    if run.config.objective.words and data.context_length > available:
+        raise ConfigError(
+            f'objective.words={run.config.objective.words} is not valid: the model reads the whole context, whose '
+            f'data.context_length={data.context_length} tokens do not fit its {available} positions'
         )

@@ -72,6 +72,27 @@ def test_an_empty_context_is_refused(trained, empty):
         trained.compress(np.zeros((2, 4), np.int32), np.array([4, 0]))
 
 
+def test_what_is_neither_texts_nor_tokens_with_lengths_is_refused(trained):
+    for call in (trained.compress, lambda text: trained.store(text, ['a'])):
+        with pytest.raises(ConfigError, match="contexts='a text' is not valid: expected a list of texts"):
+            call('a text')
+    with pytest.raises(ConfigError, match=r'lengths=.* is not valid beside texts'):
+        trained.compress(TEXTS, np.array([1, 1, 1]))
+    with pytest.raises(ConfigError, match=r'contexts of shape \(4,\) are not valid: expected tokens \[B, S\]'):
+        trained.compress(np.arange(2, 6))
+    for lengths in (np.array([4]), np.array(4), np.array([[4, 4]])):
+        with pytest.raises(ConfigError, match=r'lengths of shape .* are not valid: expected \(2,\)'):
+            trained.compress(np.zeros((2, 4), np.int32), lengths)
+
+
+def test_what_generates_nothing_is_refused(trained, memory):
+    for number in (0, -1):
+        with pytest.raises(ConfigError, match=f'max_new_tokens={number} is not valid: expected a positive number'):
+            trained.generate(memory, ['Mara', 'Wilsten', 'A'], number)
+    with pytest.raises(ConfigError, match="prompts='Mar' is not valid: expected a list of texts"):
+        trained.generate(memory, 'Mar')
+
+
 def test_a_context_past_the_positions_is_refused(trained):
     with pytest.raises(ConfigError, match='the model has 512'):
         trained.compress(np.zeros((1, 513), np.int32))

@@ -214,6 +214,14 @@ def test_a_refusal_names_key_value_and_what_is_valid(path, value, around, valid)
         ('rows.repeat', float('inf'), {'repeats': 1}, 'a finite weight of at least 0'),
         ('num_attention_heads', 3, {}, 'a divisor of hidden_size=128'),
         ('train.microbatches', 2, {'batch_size': 2}, '1 in pretraining'),
+        ('train.batch_size', 2, {}, '1 in pretraining'),
+        ('train.eval_examples', 8, {}, '64 in pretraining'),
+        ('rows.mixture_ratios', (), {'notes': 1}, 'at least one positive number'),
+        ('rows.mixture_ratios', (4, 0), {'notes': 1}, 'at least one positive number'),
+        ('rows.mixture_slots', 0, {'notes': 1}, 'a positive number'),
+        ('rows.row_length', -5, {'documents': 1}, 'a positive number'),
+        ('rows.text_length', 0, {'notes': 1}, 'a positive number'),
+        ('rows.text_length', 2049, {'notes': 1}, 'at most max_position_embeddings=2048'),
     ],
 )
 def test_a_refusal_in_pretraining_names_key_value_and_what_is_valid(path, value, around, valid):

@@ -9,6 +9,8 @@ ALONE = [{}, {'SLURM_JOB_ID': '7', 'SLURM_STEP_ID': '0', 'SLURM_NTASKS': '1'}, {
          {'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '8'}]  # fmt: skip
 TOGETHER = [
     {'JAX_COORDINATOR_ADDRESS': 'host:1234'},
+    {'JAX_NUM_PROCESSES': '4'},
+    {'JAX_PROCESS_ID': '0'},
     {'SLURM_STEP_ID': '0', 'SLURM_STEP_NUM_TASKS': '8'},
     {'SLURM_STEP_ID': '0', 'SLURM_NTASKS': '2'},
     {'OMPI_COMM_WORLD_SIZE': '4'},
@@ -41,6 +43,13 @@ def test_variables_that_make_no_sense_are_refused(changed, message):
     environ = {'JAX_COORDINATOR_ADDRESS': 'host:1234', 'JAX_NUM_PROCESSES': '4', 'JAX_PROCESS_ID': '3'}
     with pytest.raises(ConfigError, match=message):
         explicit(environ | changed)
+
+
+def test_variables_that_are_missing_are_named():
+    with pytest.raises(ConfigError, match=r'^JAX_COORDINATOR_ADDRESS not set: expected all or none of JAX_COORD'):
+        explicit({'JAX_NUM_PROCESSES': '4', 'JAX_PROCESS_ID': '3'})
+    with pytest.raises(ConfigError, match=r'^JAX_NUM_PROCESSES and JAX_PROCESS_ID not set'):
+        explicit({'JAX_COORDINATOR_ADDRESS': 'host:1234'})
 
 
 def test_an_unknown_mode_is_refused():

@@ -44,8 +44,8 @@ def test_places(example):
     assert example.pop('token 6 sees') == mask[6].tolist()
     assert example.pop('slot 1 of chunk 1 sees') == mask[N + 3].tolist()
     config = layout(decoder_positions='spread').config
-    spread = layout().cells.source[None, N:] + (config.ratio - 1) // 2
-    memory = decoder_memory(config, {'embeddings': np.zeros((1, 6, 1))}, spread, np.ones((1, 6), bool), np.array([N]))
+    starts = layout().cells.source[None, N:]
+    memory = decoder_memory(config, {'embeddings': np.zeros((1, 6, 1))}, starts, np.ones((1, 6), bool), np.array([N]))
     assert example.pop('decoder_positions=spread') == memory.positions[0].tolist()
     assert memory.text_start.tolist() == [11]
     assert not example

@@ -1,7 +1,6 @@
 """`pic-jax ask`: the frozen model answers from a stored context."""
 
 import argparse
-import math
 
 from pic_jax.cli import settings
 
@@ -31,15 +30,12 @@ def run(args: argparse.Namespace) -> int:
     from pic_jax.interop import contexts
 
     stored = settings.read_row(args)
-    if args.max_new_tokens < 1:
-        raise ConfigError(f'--max_new_tokens={args.max_new_tokens} is not valid: expected a positive number')
-    if not math.isfinite(args.temperature):
-        raise ConfigError(f'--temperature={args.temperature} is not valid: expected a finite number of at least 0')
     if not 0 <= args.seed < 2**32:
         raise ConfigError(f'--seed={args.seed} is not valid: expected 0 to {2**32 - 1}')
 
-    from pic_jax.models.generation import Sampling
+    from pic_jax.models.generation import Sampling, check_new_tokens
 
+    check_new_tokens(args.max_new_tokens)  # before the model is read
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
     trained = settings.load(args)
     memory = trained.memory_of(contexts.select(stored, [args.row]))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pic_jax.cli import contexts_to
+from pic_jax.config.checks import is_whole_number
 from pic_jax.errors import ConfigError
 from pic_jax.interop import context_files, contexts
 from pic_jax.interop.shrink import shrink
@@ -27,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     def add(name: str, text: str, example: str = EXAMPLE) -> argparse.ArgumentParser:
         return actions.add_parser(
-            name, help=text, description=text, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
+            name,
+            help=text,
+            description=text,
+            epilog=example,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
 
     show = add('show', 'print what a file holds, one line per context')
@@ -94,8 +100,7 @@ def parse_rows(text: str, count: int) -> list[int]:
     for item in text.split(','):
         first, colon, last = item.strip().partition(':')
         numbers = [number for number in (first, last) if number]
-        usable = all(number.isascii() and number.isdigit() and len(number) < 19 for number in numbers)
-        if usable and (numbers or colon):
+        if all(map(is_whole_number, numbers)) and (numbers or colon):
             start = int(first or 0)
             stop = int(last or count) if colon else start + 1
             if start < stop <= count:

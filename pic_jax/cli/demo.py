@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import shlex
 import sys
 import textwrap
 import time
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     print_example(workdir, example)
     print_files(workdir)
     print(f'\n{time.perf_counter() - started:.0f} s. Try:')
-    print(f'  pic-jax ask --workdir={folders["pic"]} {workdir / CONTEXT} "{test[0].prompt}"')
+    print('  ' + shlex.join(['pic-jax', 'ask', f'--workdir={folders["pic"]}', str(workdir / CONTEXT), test[0].prompt]))
     return 0
 
 
@@ -165,18 +166,20 @@ def each(function: Callable[..., Any], arguments: list[tuple]) -> Iterator[Any]:
     if jax.default_backend() != 'cpu':
         yield from (function(*words) for words in arguments)
         return
-    # A process for each: forking is not safe once JAX has threads.
-    with ProcessPoolExecutor(2, mp_context=get_context('spawn')) as pool:
-        futures = [pool.submit(on_half, number, function, *words) for number, words in enumerate(arguments)]
+    context = get_context('spawn')  # forking is not safe once JAX has threads
+    halves = context.SimpleQueue()
+    for half in (0, 1):
+        halves.put(half)
+    with ProcessPoolExecutor(2, context, on_half, (halves,)) as pool:
+        futures = [pool.submit(function, *words) for words in arguments]
         yield from (future.result() for future in futures)
 
 
-def on_half(number: int, function: Callable[..., Any], *words: Any) -> Any:
-    """Calls the function on every other core: two small trainings on all cores would wait for each other."""
+def on_half(halves: Any) -> None:
+    """Keeps a process on every other core: two small trainings on all cores would wait for each other."""
     if hasattr(os, 'sched_setaffinity'):
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[number % 2 :: 2] or cores)
-    return function(*words)
+        os.sched_setaffinity(0, cores[halves.get() :: 2] or cores)
 
 
 def train_and_score(method: str, folder: Path) -> tuple[list[Any], dict[str, list[str]]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pic_jax.config import PRESET_OPTIONS, MeshConfig, RunConfig, from_mapping, unknown_key
+from pic_jax.config.checks import is_whole_number
 from pic_jax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def mesh_config(text: str) -> MeshConfig:
     sizes = dict.fromkeys((field.name for field in dataclasses.fields(MeshConfig)), 1)
     for part in filter(None, text.split(',')):
         axis, _, size = part.partition('=')
-        if axis not in sizes or not size.removeprefix('-').isdecimal():
+        if axis not in sizes or not is_whole_number(size.removeprefix('-')):
             raise ConfigError(f'--mesh={text}: {part} is not valid: expected AXIS=SIZE, AXIS of {", ".join(sizes)}')
         sizes[axis] = int(size)
     return MeshConfig(**sizes)
@@ -136,11 +137,12 @@ def resolve(values: dict[str, Any], overrides: Sequence[str], kind: type = RunCo
       ConfigError: a word is malformed, names an unknown key (the nearest is given), or has an invalid value.
     """
     method = [_literal(word.partition('=')[2]) for word in overrides if word.startswith('--config.compressor.method=')]
-    if method and method[-1] != values['compressor']['method']:
+    compressor = values.get('compressor')  # pretrain has none
+    if method and isinstance(compressor, dict) and method[-1] != compressor.get('method'):
         # What the file sets for its own method says nothing about another one.
-        values['compressor'] |= dict.fromkeys(PRESET_OPTIONS)
+        compressor |= dict.fromkeys(PRESET_OPTIONS)
         if method[-1] == 'kv500x':  # keys and values have no projector
-            values['compressor']['projector'] = 'none'
+            compressor['projector'] = 'none'
     for word in overrides:
         path, equals, text = word.removeprefix('--config.').partition('=')
         if not equals:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,20 +63,27 @@ def run(args: argparse.Namespace) -> int:
 
 def _host(args: argparse.Namespace) -> tuple[int, int]:
     """I and N of --shard, once all numbers and the words that go together have been checked."""
+    from pic_jax.config.checks import is_whole_number
     from pic_jax.errors import ConfigError
 
-    match = re.fullmatch(r'(\d+)/(\d+)', args.shard)
-    if match is None or int(match[1]) >= int(match[2]):
+    host, _, hosts = args.shard.partition('/')
+    if not (is_whole_number(host) and is_whole_number(hosts) and int(host) < int(hosts)):
         raise ConfigError(f'--shard={args.shard} is not valid: expected I/N with I from 0 to N - 1')
     for name in ('documents_per_shard', 'limit', 'passage_tokens'):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ConfigError(f'--{name}={value} is not valid: expected a positive number')
-    if args.finish and (args.source or args.base):
-        raise ConfigError('--finish reads no source: expected --finish and --out alone')
-    if not args.finish and not (args.source and args.base):
+    if args.finish:
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        alone = vars(parser.parse_args(['--finish', f'--out={args.out}']))
+        for name, value in alone.items():
+            given = getattr(args, name)
+            if name != 'json' and given != value:
+                raise ConfigError(f'--finish reads no source: expected --finish and --out alone, not {name}={given}')
+    elif not (args.source and args.base):
         raise ConfigError('nothing to tokenise: expected SOURCE and --base, or --finish')
-    return int(match[1]), int(match[2])
+    return int(host), int(hosts)
 
 
 def _write(args: argparse.Namespace, folder: Path, host: int, hosts: int) -> int:
@@ -101,11 +107,12 @@ def _write(args: argparse.Namespace, folder: Path, host: int, hosts: int) -> int
 
 def _settings(args: argparse.Namespace, tokenizer: Any) -> 'Settings':
     from pic_jax.data import shard_writer, stream
+    from pic_jax.data.readers import expand
     from pic_jax.data.tokenise import fingerprint
 
-    is_hub = args.source.startswith('hub:')
+    path = None if args.source.startswith('hub:') else expand(args.source)
     return shard_writer.Settings(
-        source=args.source if is_hub else Path(args.source).name,
+        source=args.source if path is None else path.name,
         source_revision=stream.revision_of(args.source, args.revision),
         tokenizer=args.base,
         tokenizer_sha256=fingerprint(tokenizer),
@@ -113,7 +120,7 @@ def _settings(args: argparse.Namespace, tokenizer: Any) -> 'Settings':
         eos_token_id=tokenizer.eos_token_id,
         documents_per_shard=args.documents_per_shard,
         limit=args.limit,
-        passage_tokens=args.passage_tokens if args.source.endswith(stream.TEXT_FILES) else None,
+        passage_tokens=args.passage_tokens if path is not None and path.suffix in stream.TEXT_FILES else None,
     )
 
 

@@ -38,8 +38,8 @@ class ConstantMemory:
         embeddings_MD = trainable['memory_embeddings'][slot_M].astype(self.decoder.dtype)
         valid_BM = slot_M[None] * ratio < lengths_B[:, None]
         embeddings_BMD = jnp.broadcast_to(embeddings_MD[None], (len(lengths_B), *embeddings_MD.shape))
-        spread_BM = jnp.where(valid_BM, slot_M[None] * ratio + (ratio - 1) // 2, 0)
-        return decoder_memory(self.config, {'embeddings': embeddings_BMD}, spread_BM, valid_BM, lengths_B)
+        start_BM = jnp.broadcast_to(slot_M[None] * ratio, valid_BM.shape)
+        return decoder_memory(self.config, {'embeddings': embeddings_BMD}, start_BM, valid_BM, lengths_B)
 
     def check_length(self, num_tokens: int) -> None:
         """Refuses contexts that need more vectors than there are."""

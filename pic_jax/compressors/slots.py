@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pic_jax.budget import spread_position
 from pic_jax.compressors import windows
 from pic_jax.config import CompressorConfig, DecoderConfig
-from pic_jax.masks import Layout, make_layout
+from pic_jax.masks import Layout, is_valid, make_layout, position_ids
 from pic_jax.memory import Memory
 from pic_jax.models.attention import PatternMask
 from pic_jax.models.decoder import Decoder, Params
@@ -92,8 +93,8 @@ def compress_windows(
             (layout.cells.source, n), (layout.span_start, 0), (layout.span_size, 0), (layout.position, 0)
         )
     )  # fmt: skip
-    valid_BWCS = source_CS[None, None] < lengths_BW11
-    positions_BWCS = position_CS[None, None] + (lengths_BW11 - start_CS[None, None]).clip(0, size_CS[None, None])
+    valid_BWCS = is_valid(source_CS[None, None], lengths_BW11)
+    positions_BWCS = position_ids(position_CS[None, None], start_CS[None, None], size_CS[None, None], lengths_BW11)
     valid_RS, positions_RS = (
         merge_parts(jnp.asarray(x).reshape(B, W * C, x.shape[-1])) for x in (valid_BWCS, positions_BWCS)
     )
@@ -108,10 +109,10 @@ def compress_windows(
     arrays = [split_parts(x, B).reshape(B, W, -1, *x.shape[2:])[:, :, :k] for x in vectors.values()]
     arrays = [x.reshape(B, W * k, *x.shape[3:]) for x in arrays]
     source_k = layout.cells.source[n:]
-    valid_BM = constrain((source_k[None, None] < lengths_BW[..., None]).reshape(B, -1), 'batch', 'length')
-    spread_BM = (starts_BW[..., None] + source_k[None, None]).reshape(B, -1) + (config.ratio - 1) // 2
-    valid_BM, spread_BM, *arrays = windows.pack_valid(config, valid_BM, spread_BM, *arrays)
-    return decoder_memory(config, dict(zip(vectors, arrays, strict=True)), spread_BM, valid_BM, lengths_B)
+    valid_BM = constrain(is_valid(source_k[None, None], lengths_BW[..., None]).reshape(B, -1), 'batch', 'length')
+    start_BM = (starts_BW[..., None] + source_k[None, None]).reshape(B, -1)
+    valid_BM, start_BM, *arrays = windows.pack_valid(config, valid_BM, start_BM, *arrays)
+    return decoder_memory(config, dict(zip(vectors, arrays, strict=True)), start_BM, valid_BM, lengths_B)
 
 
 def parts_of(config: CompressorConfig, n: int, attention: str = 'auto') -> Parts:
@@ -134,7 +135,7 @@ def first_vectors(table_MD: jax.Array, index_Ck: np.ndarray | jax.Array, R: int)
 def decoder_memory(
     config: CompressorConfig,
     vectors: dict[str, jax.Array],
-    spread_BM: jax.Array,
+    start_BM: jax.Array,
     valid_BM: jax.Array,
     lengths_B: jax.Array,
 ) -> Memory:
@@ -142,7 +143,7 @@ def decoder_memory(
 
     Args:
       vectors: what they hold, [B, M, ...] by field of `Memory`.
-      spread_BM: id of each slot if memory is spread over the context (its group's start + (r - 1) // 2).
+      start_BM: the first context token of each slot's group.
       lengths_B: true context tokens.
     """
     slot_1M = jnp.arange(valid_BM.shape[1])[None]
@@ -151,8 +152,8 @@ def decoder_memory(
         positions_BM = jnp.where(valid_BM, slot_1M, 0)
         text_start_B = count_B
     else:
-        positions_BM = spread_BM
+        positions_BM = jnp.where(valid_BM, spread_position(start_BM, config.ratio), 0)
         # The last slot of a short group may stand past the context's end; the text follows both.
-        text_start_B = jnp.maximum(lengths_B, jnp.max(spread_BM, axis=1, initial=-1) + 1)
+        text_start_B = jnp.maximum(lengths_B, jnp.max(positions_BM, axis=1, initial=-1) + 1)
     places = positions_BM.astype(jnp.int32), valid_BM, text_start_B.astype(jnp.int32)
     return Memory(vectors.get('embeddings'), *places, vectors.get('keys'), vectors.get('values'))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pic_jax.budget import slots_in, window_length
-from pic_jax.compressors.base import check_positions
+from pic_jax.compressors.base import check_ids, check_positions
 from pic_jax.compressors.llm import LLMCompressor
 from pic_jax.compressors.slots import decoder_memory
 from pic_jax.config import CompressorConfig
@@ -68,8 +68,14 @@ def start(compressor: LLMCompressor) -> StreamState:
 def feed(
     compressor: LLMCompressor, base: Params, trainable: dict[str, Any], state: StreamState, tokens: np.ndarray
 ) -> tuple[StreamState, Slots]:
-    """Appends int32 tokens [n], compresses every chunk that is now full, and returns its vectors."""
+    """Appends int32 tokens [n], compresses every chunk that is now full, and returns its vectors.
+
+    Raises:
+      PicJaxError: a token, or one that the state came with, is not in the model's vocabulary.
+      ConfigError: the text is too long for the compressor.
+    """
     pending = np.concatenate([state.pending, np.asarray(tokens, np.int32)])
+    check_ids(pending, compressor.decoder.config.vocab_size)
     state, made = dataclasses.replace(state, pending=pending), []
     while len(state.pending) >= (size := _next_chunk_size(compressor.config, state.num_tokens)):
         state, slots = _compress_chunk(compressor, base, trainable, state, size)
@@ -78,19 +84,24 @@ def feed(
 
 
 def flush(compressor: LLMCompressor, base: Params, trainable: dict[str, Any], state: StreamState) -> Slots:
-    """The vectors of the unfinished chunk; the stream ends here."""
+    """The vectors of the unfinished chunk; the stream ends here.
+
+    Raises:
+      as `feed`.
+    """
     if not len(state.pending):
         return _concatenate([], compressor)
+    check_ids(state.pending, compressor.decoder.config.vocab_size)
     return _compress_chunk(compressor, base, trainable, state, len(state.pending))[1]
 
 
 def to_memory(compressor: LLMCompressor, parts: list[Slots], num_tokens: int) -> Memory:
     """One context's memory (B = 1) from the parts of a finished stream of `num_tokens` tokens."""
     slots = _concatenate(parts, compressor)
-    spread_1M = jnp.asarray(slots.starts)[None] + (compressor.config.ratio - 1) // 2
+    start_1M = jnp.asarray(slots.starts)[None]
     valid_1M = jnp.ones((1, len(slots.starts)), bool)
     vectors = {name: jnp.asarray(array)[None] for name, array in slots.vectors.items()}
-    return decoder_memory(compressor.config, vectors, spread_1M, valid_1M, jnp.array([num_tokens]))
+    return decoder_memory(compressor.config, vectors, start_1M, valid_1M, jnp.array([num_tokens]))
 
 
 def why_not_streamable(config: CompressorConfig) -> str | None:

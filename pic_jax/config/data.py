@@ -10,7 +10,8 @@ class CorpusConfig:
     """What a generated document is like (data/generator.py).
 
     Attributes:
-      facts_per_context: facts told in a document; at least 5 people share every attribute.
+      facts_per_context: facts told in a document, at the most: at least 5 people share every attribute, and each has a
+        value of its own, of which an attribute has 7 or more.
       words: documents are filled up with sentences about nothing to at most this many words.
       questions: questions per document at the most.
       ledgers: share of fact documents that are lists of short entries instead of stories.

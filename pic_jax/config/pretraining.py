@@ -48,6 +48,10 @@ class RowsConfig:
         require(any(getattr(self, name) for name in kinds), 'rows', 0, f'rows of at least one of {", ".join(kinds)}')
         require(2 <= self.copy_period <= self.copy_length // 2, 'rows.copy_period', self.copy_period,
                  f'2 to half of rows.copy_length={self.copy_length}')  # fmt: skip
+        for name in ('row_length', 'mixture_slots', 'text_length'):
+            require(getattr(self, name) >= 1, f'rows.{name}', getattr(self, name), 'a positive number')
+        ratios = self.mixture_ratios
+        require(bool(ratios) and min(ratios) >= 1, 'rows.mixture_ratios', ratios, 'at least one positive number')
         for name in ('text', 'answer', 'repeat', 'mixture', 'copy'):
             require(
                 0 <= getattr(self, name) < math.inf, f'rows.{name}', getattr(self, name),
@@ -93,9 +97,15 @@ class PretrainConfig:
             self.hidden_size % self.num_attention_heads == 0, 'num_attention_heads', self.num_attention_heads,
             f'a divisor of hidden_size={self.hidden_size}',
         )  # fmt: skip
-        require(self.train.microbatches == 1, 'train.microbatches', self.train.microbatches, '1 in pretraining')
+        # What pretraining does not read may only stay what it is: its batches, of validation too, are those of `rows`.
+        unread = {'microbatches': (1,), 'batch_size': (1, TrainConfig.batch_size),
+                  'eval_examples': (TrainConfig.eval_examples,)}  # fmt: skip
+        for name, valid in unread.items():
+            value = getattr(self.train, name)
+            require(value in valid, f'train.{name}', value, f'{valid[0]} in pretraining, whose batches rows.* make')
         rows, longest = self.rows, self.max_position_embeddings
-        for name in ('row_length', 'copy_length'):
+        behind_mixtures = ('text_length',) if rows.mixtures or rows.notes else ()
+        for name in ('row_length', 'copy_length', *behind_mixtures):
             require(
                 getattr(rows, name) <= longest, f'rows.{name}', getattr(rows, name),
                 f'at most max_position_embeddings={longest}',

@@ -50,9 +50,6 @@ class Example:
 
     context: np.ndarray
     targets: dict[str, Target]
-    prompt: str | None
-    golds: tuple[str, ...]
-    source: str
 
 
 def tokenise_records(
@@ -157,7 +154,7 @@ def make_example(
         targets['lm'] = _all_scored(record.context[start + length : start + length + cfg.target_length])
     if 'ft' in objectives:
         targets['ft'] = _answers(record, eos)
-    return Example(context, targets, record.prompt, record.golds, record.source)
+    return Example(context, targets)
 
 
 def packed(records: Sequence[TokenisedRecord], cfg: DataConfig, eos_id: int | None) -> Sequence[TokenisedRecord]:

@@ -83,10 +83,11 @@ def document(config: CorpusConfig, split: str, seed: int, number: int) -> list[R
 
 
 def _facts(config: CorpusConfig, split: str, rng: random.Random) -> list[Fact]:
-    """`facts_per_context` facts; an attribute's people are distinct, and so are its values."""
+    """`facts_per_context` facts at the most; an attribute's people are distinct, and so are its values."""
     kinds = min(max(1, config.facts_per_context // HOLDERS), len(lexicon.ATTRIBUTES))
     counts = [len(range(kind, config.facts_per_context, kinds)) for kind in range(kinds)]
-    people = _people(max(counts), split, rng)
+    most = max(len(attribute.values) for attribute in lexicon.ATTRIBUTES)  # people of a split are more than that
+    people = _people(min(max(counts), most), split, rng)
     facts = []
     for attribute, count in zip(rng.sample(lexicon.ATTRIBUTES, kinds), counts, strict=True):
         count = min(count, len(attribute.values))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pic_jax.data import formats
 from pic_jax.data.records import Record, check_text, context_field, from_fields
-from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.errors import ConfigError, PicJaxError, first_line
 
 if TYPE_CHECKING:
     import datasets
@@ -189,8 +189,3 @@ def hub_parts(source: str) -> tuple[str, str | None, str]:
     """Name, config (None: the only one) and split of `hub:owner/name[:config[:split]]`."""
     name, config, split, *_ = [*source.removeprefix('hub:').split(':', 2), '', '']
     return name, config or None, split or 'train'
-
-
-def first_line(error: Exception) -> str:
-    """What an error of a library says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

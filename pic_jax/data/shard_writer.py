@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from pic_jax.data.readers import first_line
 from pic_jax.data.records import Record
 from pic_jax.data.token_shards import FIELDS, FORMAT, FORMAT_VERSION, INDEX, LENGTH_DTYPE, LENGTHS
 from pic_jax.data.tokenise import encode_all
-from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.errors import ConfigError, PicJaxError, first_line
 from pic_jax.files import read_json, replacing, write_text
 
 if TYPE_CHECKING:

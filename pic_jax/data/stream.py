@@ -1,13 +1,13 @@
 """Documents of a source one after the other, however large it is: what `pic-jax tokenize` reads."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from pic_jax.data import formats
-from pic_jax.data.readers import expand, first_line, hub_parts, read_text
+from pic_jax.data.readers import expand, hub_parts, read_text
 from pic_jax.data.records import Record, from_fields
-from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.errors import ConfigError, PicJaxError, first_line
+from pic_jax.files import sha256
 
 TEXT_FILES = ('.txt', '.md')
 
@@ -36,8 +36,7 @@ def revision_of(source: str, wanted: str | None = None) -> str:
         raise ConfigError(f'--revision={wanted} is not valid for {source}: expected a hub: source')
     path = _file(source)
     try:
-        with open(path, 'rb') as file:
-            return hashlib.file_digest(file, 'sha256').hexdigest()
+        return sha256(path)
     except OSError as error:
         raise PicJaxError(f'{path}: cannot be read ({error.strerror})') from error
 

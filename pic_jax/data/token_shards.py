@@ -12,9 +12,9 @@ import numpy as np
 from pic_jax.config import DataConfig
 from pic_jax.data.examples import TokenisedRecord, reserved_tokens, row_length, too_short
 from pic_jax.data.packing import pack
-from pic_jax.data.readers import expand, first_line, split_ranges
+from pic_jax.data.readers import expand, split_ranges
 from pic_jax.data.tokenise import fingerprint
-from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.errors import ConfigError, PicJaxError, first_line
 from pic_jax.files import read_json
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ class TokenFolder:
     """
 
     folder: Path
-    source: str
     tokenizer_sha256: str
     vocab_size: int
     dtype: str
@@ -96,9 +95,9 @@ def open_folder(folder: Path) -> TokenFolder:
     kinds = {'file': str, 'documents': int, 'tokens': int, 'bytes': int}
     entries = [entry if isinstance(entry, dict) else {} for entry in need('shards', list)]
     shards = tuple(Shard(**{key: need(key, kind, entry) for key, kind in kinds.items()}) for entry in entries)
+    need('source', str)  # for people
     result = TokenFolder(
         folder=folder,
-        source=need('source', str),
         tokenizer_sha256=need('tokenizer_sha256', str),
         vocab_size=need('vocab_size', int),
         dtype=values['dtype'],

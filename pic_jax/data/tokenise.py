@@ -11,7 +11,7 @@ import numpy as np
 
 from pic_jax.config import TEMPLATES
 from pic_jax.data.records import check_text
-from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.errors import ConfigError, PicJaxError, first_line
 from pic_jax.files import read_json
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ def load_tokenizer(folder: str | Path) -> 'PreTrainedTokenizerBase':
         for text in PROBES:
             _ids(tokenizer, text)
     except Exception as error:  # a broken file raises whatever its parser does
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PicJaxError(f'{folder} holds no valid tokenizer ({reason})') from error
+        raise PicJaxError(f'{folder} holds no valid tokenizer ({first_line(error)})') from error
     return tokenizer
 
 

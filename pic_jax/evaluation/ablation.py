@@ -89,6 +89,7 @@ def run_sweep(
 
     Raises:
       ConfigError: two rows share a name, or a stored row was made with other settings.
+      PicJaxError: the file of a stored row is damaged.
     """
     names = [row.name for row in rows]
     twice = [name for name in names if names.count(name) > 1]
@@ -108,7 +109,7 @@ def run_sweep(
             failures[name] = error.strip().splitlines()[-1]
             write_text(folder / 'rows' / f'{name}.error.txt', error)
             note(f'failed: {name}: {failures[name]}')
-    return [read_json(row_path(folder, row)) for row in rows if row_path(folder, row).is_file()], failures
+    return [read_stored(row_path(folder, row)) for row in rows if row_path(folder, row).is_file()], failures
 
 
 def groups(rows: Sequence[Row]) -> list[list[Row]]:
@@ -166,6 +167,23 @@ def row_path(folder: Path, row: Row) -> Path:
     return folder / 'rows' / f'{row.name}.json'
 
 
+def read_stored(path: Path) -> dict[str, Any]:
+    """A stored row that tables can be made of.
+
+    Raises:
+      PicJaxError: the file is not as docs/FORMATS.md says.
+    """
+    stored = read_json(path)
+    try:
+        from_mapping(RunConfig, stored['config'])
+        to_text([{key: stored[key] for key in ('overrides', 'config', 'curve', 'rows', *SCORED_ON)}])
+    except (ConfigError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise PicJaxError(
+            f'{path} is not as docs/FORMATS.md says: {error!r}; without the file the row is trained again'
+        ) from error
+    return stored
+
+
 def evaluate_member(run: Run, trainable: Any, records: Sequence[Any], examples: int, first: Scored | None) -> Scored:
     """A member's table and answers.
 
@@ -206,11 +224,12 @@ def is_stored(row: Row, folder: Path, split: str, examples: int) -> bool:
 
     Raises:
       ConfigError: it is, but was made with other settings or from other weights.
+      PicJaxError: its file is damaged.
     """
     path = row_path(folder, row)
     if not path.is_file():
         return False
-    stored = read_json(path)
+    stored = read_stored(path)
     made = flat(to_mapping(from_mapping(RunConfig, stored['config']))) | {key: stored[key] for key in SCORED_ON}
     wanted = flat(to_mapping(row.settings)) | {'split': split, 'examples': examples}
     starts = stored.get('start_sha256'), start_sha256(row.settings)  # rows of before it was kept have none

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pic_jax.config.checks import is_whole_number
 from pic_jax.data.examples import TokenisedRecord
 from pic_jax.errors import ConfigError
 from pic_jax.evaluation.controls import without_memory
@@ -30,7 +31,7 @@ def chosen_ratios(run: Run, text: str | None) -> list[int]:
     """
     served = served_ratios(run.config.compressor)
     words = text.split(',') if text is not None else map(str, served)
-    found = {int(word) if word.strip().isdecimal() else None for word in words}
+    found = {int(word) if is_whole_number(word.strip()) else None for word in words}
     chosen = [ratio for ratio in served if ratio in found]
     if len(chosen) != len(found):
         raise ConfigError(f'--ratios={text} is not valid: expected some of {",".join(map(str, served))}')

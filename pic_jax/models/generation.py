@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from pic_jax.config.checks import require
 from pic_jax.errors import ConfigError
 from pic_jax.models.decoder import Decoder, KeyValues, Params
 from pic_jax.models.inputs import DecoderInput, last_valid, read
@@ -21,11 +23,16 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self):
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ConfigError(f'{self} is not valid: expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1')
+        if not 0 <= self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ConfigError(f'{self} is not valid: expected finite temperature >= 0, top_k >= 0 and 0 < top_p <= 1')
 
 
 GREEDY = Sampling()
+
+
+def check_new_tokens(max_new_tokens: int) -> None:
+    """Raises ConfigError where an answer could have no token."""
+    require(max_new_tokens >= 1, 'max_new_tokens', max_new_tokens, 'a positive number')
 
 
 def filter_logits(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
@@ -73,7 +80,7 @@ def generate(
     Args:
       inputs: what stands before the first new token; padding may be anywhere (`valid` says where).
       eos_ids: any of these ends a row.
-      key: needed unless greedy.
+      key: what is drawn with unless greedy; jax.random.key(0) by default.
 
     Returns:
       tokens [B, max_new_tokens] int32, rows that ended filled up with their end token; and lengths [B] int32,

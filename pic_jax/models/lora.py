@@ -43,5 +43,5 @@ def adapted(params: Params, lora: dict[str, Any], config: LoraConfig) -> dict[st
 
 def scaled(lora: dict[str, Any], config: LoraConfig) -> dict[str, Any]:
     """The adapter with alpha / rank folded into B: what `Decoder.apply` takes as its `lora` collection."""
-    scale = config.alpha / max(config.rank, 1)
+    scale = config.alpha / config.rank
     return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf * scale if path[-1].key == 'lora_B' else leaf, lora)

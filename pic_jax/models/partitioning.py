@@ -1,6 +1,5 @@
 """Which mesh axes split which dimension: one table of rules for parameters and activations alike."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -31,7 +30,7 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 
 
-def spec(dims: tuple[str, ...], rules: Mapping[str, tuple[str, ...]] = RULES) -> PartitionSpec:
+def spec(dims: tuple[str, ...]) -> PartitionSpec:
     """The partition of an array whose dimensions have these names.
 
     Raises:
@@ -39,13 +38,13 @@ def spec(dims: tuple[str, ...], rules: Mapping[str, tuple[str, ...]] = RULES) ->
     """
     taken: dict[str, str] = {}
     for dim in dims:
-        if dim not in rules:
-            raise ConfigError(f'dimension {dim} of {dims} has no sharding rule (there are: {", ".join(rules)})')
-        for axis in rules[dim]:
+        if dim not in RULES:
+            raise ConfigError(f'dimension {dim} of {dims} has no sharding rule (there are: {", ".join(RULES)})')
+        for axis in RULES[dim]:
             if axis in taken:
                 raise ConfigError(f'mesh axis {axis} would split both {taken[axis]} and {dim} of {dims}')
             taken[axis] = dim
-    return PartitionSpec(*(rules[dim] or None for dim in dims))
+    return PartitionSpec(*(RULES[dim] or None for dim in dims))
 
 
 def constrain(x: jax.Array, *dims: str) -> jax.Array:

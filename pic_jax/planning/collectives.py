@@ -3,9 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-from jax.sharding import Mesh
-
 from pic_jax.planning import hlo, loops
 from pic_jax.planning.groups import Groups, parse_groups
 
@@ -29,50 +26,29 @@ class Collective:
       bytes: per device and execution, of the larger of what goes in and what comes out.
       count: executions, loops multiplied out; None where a loop around it has no known length.
       groups: the devices that communicate, as positions in `mesh.devices.flat`; (source, target) of a permute.
-      name: of the instruction in the program.
     """
 
     kind: str
     bytes: int
     count: int | None
     groups: Groups
-    name: str
 
 
-def collectives(text: str, rounds: int | None = None) -> list[Collective]:
+def collectives(module: hlo.Module, rounds: int | None = None) -> list[Collective]:
     """All collectives of a compiled program.
 
     Started and finished asynchronously counts once, also where the compiler spreads one over several fusions. Both
     branches of a conditional count. Groups of one device, which communicate nothing, are left out.
 
     Args:
-      text: `compiled.as_text()`.
       rounds: how often loops of unknown length are taken to run; their collectives have no count otherwise.
-
-    Raises:
-      ValueError: the text is not that of a compiled program.
     """
-    return collectives_of(hlo.parse(text), rounds)
-
-
-def collectives_of(module: hlo.Module, rounds: int | None = None) -> list[Collective]:
-    """`collectives` of a program that is parsed already."""
     found = []
     for step in loops.walk(module, rounds):
         kind = step.instruction.opcode.removesuffix('-start')
         if kind in KINDS and not _continues(module.computations[step.computation], step.instruction):
             found.append(_collective(module, step, kind))
     return [each for each in found if any(len(set(group)) > 1 for group in each.groups)]
-
-
-def crosses(collective: Collective, mesh: Mesh, axis: str) -> bool:
-    """Whether some group has devices at different places along a mesh axis.
-
-    Args:
-      mesh: the one that the program was compiled for.
-    """
-    coordinates = np.indices(mesh.devices.shape)[mesh.axis_names.index(axis)].reshape(-1)
-    return any(len({int(coordinates[device]) for device in group}) > 1 for group in collective.groups)
 
 
 def group_size(collective: Collective) -> int:
@@ -109,4 +85,4 @@ def _collective(module: hlo.Module, step: loops.Step, kind: str) -> Collective:
         size *= max(len(group) for group in groups)
     if kind == 'all-reduce' and step.computation.startswith('all-reduce-scatter'):
         kind = 'reduce-scatter'  # so compiled for TPU: a fusion of this name, a sum and a slice of it
-    return Collective(kind, size, step.times, groups, instruction.name)
+    return Collective(kind, size, step.times, groups)

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from pic_jax.evaluation.flops import count_flops
 from pic_jax.planning import hlo
-from pic_jax.planning.collectives import Collective, collectives_of
+from pic_jax.planning.collectives import Collective, collectives
 from pic_jax.planning.programs import Program
 from pic_jax.planning.roofline import Roofline, roofline
 from pic_jax.planning.topology import Topology
@@ -79,7 +79,7 @@ def measure(program: Program, mesh: Mesh, topology: Topology) -> Measured:
         stats.temp_size_in_bytes,
         stats.peak_memory_in_bytes,
     )
-    found, moved = collectives_of(module, program.rounds), hbm_traffic(module, program.rounds)
+    found, moved = collectives(module, program.rounds), hbm_traffic(module, program.rounds)
     estimate = roofline(topology.chip, flops, moved, found)
     return Measured(
         program, devices, topology.chip.hbm_bytes, memory.peak, flops, seconds, memory, found, moved, estimate

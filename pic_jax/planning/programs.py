@@ -13,12 +13,11 @@ from jax.sharding import Mesh
 
 from pic_jax.compressors.registry import make_compressor
 from pic_jax.config import DataConfig, DecoderConfig, RunConfig
-from pic_jax.errors import ConfigError
 from pic_jax.models import hf, hub
 from pic_jax.models.generation import generate
 from pic_jax.models.inputs import from_memory
 from pic_jax.models.shapes import known_shape
-from pic_jax.run import Run, check_fits, make_decoder, named_folder
+from pic_jax.run import Run, check_base, check_fits, make_decoder, named_folder, resolved_prefix
 from pic_jax.training.objectives import compressor_loss
 from pic_jax.training.ratios import nested_losses
 from pic_jax.training.sharding import abstract, batch_sharding, check_mesh, shardings
@@ -51,8 +50,7 @@ def decoder_shape(base: str) -> DecoderConfig:
     Raises:
       ConfigError: `base` is not set. PicJaxError: it is no supported model.
     """
-    if not base:
-        raise ConfigError("base='' is not valid: expected tiny_base, hub:owner/name or a folder with a config.json")
+    check_base(base)
     if shape := known_shape(base):
         return shape
     if base.startswith(hub.PREFIX):
@@ -70,9 +68,7 @@ def abstract_run(config: RunConfig, shape: DecoderConfig, mesh: Mesh) -> Run:
     """
     dtype = jnp.dtype(config.dtype)
     decoder = make_decoder(config, shape, mesh)
-    prefix = config.decoder_prefix
-    if prefix is None:
-        prefix = () if shape.bos_token_id is None else (shape.bos_token_id,)
+    prefix = resolved_prefix(config.decoder_prefix, shape)
     base = abstract(hf.build_params(shape, lambda tensor, size: jax.ShapeDtypeStruct(size, dtype)), mesh)
     config = dataclasses.replace(config, decoder_prefix=prefix)
     unread: Any = None  # tokenizer and template

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
-from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.errors import ConfigError, PicJaxError, first_line
 from pic_jax.hardware import CHIPS, Chip
 
 # libtpu asks the machine what it is; these answers keep it from asking the cloud, complaining, or taking a lock.
@@ -26,9 +26,8 @@ _ENVIRONMENT = {
 
 
 class Topology(NamedTuple):
-    """name: as given. chip: of each device. devices: descriptions, on which nothing can run."""
+    """chip: of each device. devices: descriptions, on which nothing can run."""
 
-    name: str
     chip: Chip
     devices: tuple[jax.Device, ...]
 
@@ -54,9 +53,9 @@ def find(name: str) -> Topology:
         with _environment():
             described = topologies.get_topology_desc(platform='tpu', topology_name=name, chip_config_name=chip.config)
     except Exception as error:  # libtpu's own, of several types
-        reason = str(error).removeprefix('INVALID_ARGUMENT: ').splitlines()[0]
+        reason = first_line(error).removeprefix('INVALID_ARGUMENT: ')
         raise ConfigError(f'--topology={name} is not valid ({reason}): {valid}') from error
-    return Topology(name, chip, tuple(described.devices))
+    return Topology(chip, tuple(described.devices))
 
 
 def _chips(shape: str) -> int:

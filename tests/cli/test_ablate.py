@@ -4,13 +4,14 @@ import csv
 import dataclasses
 import hashlib
 import json
+import re
 
 import pytest
 
 from pic_jax.cli.ablate import started
 from pic_jax.cli.main import main
 from pic_jax.config import RunConfig, to_mapping
-from pic_jax.errors import ConfigError
+from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.evaluation import ablation, harness
 
 
@@ -148,6 +149,7 @@ def store(folder, row, **more):
     """Leaves the row's file as if it had been trained."""
     ablation.row_path(folder, row).parent.mkdir(exist_ok=True)
     stored = {'config': to_mapping(row.config), 'split': 'test', 'examples': 3} | more
+    stored |= {'overrides': row.overrides, 'rows': [], 'curve': [{'step': 1, 'loss': 2.0}]}
     ablation.row_path(folder, row).write_text(json.dumps(stored))
 
 
@@ -174,6 +176,32 @@ def test_a_row_without_that_is_known_by_the_place(tmp_path, begun, more, weights
     assert ablation.is_stored(row, tmp_path, 'test', 3)
     with pytest.raises(ConfigError, match=r'was made with start=.*first, this sweep has .*moved'):
         ablation.is_stored(begun('moved', weights), tmp_path, 'test', 3)
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        (lambda row: row.clear(), "KeyError('config')"),
+        (lambda row: row['config'].update(sead=0), 'unknown config key sead'),
+        (lambda row: row.update(config=[]), 'AttributeError'),
+        (lambda row: row.pop('split'), "KeyError('split')"),
+        (lambda row: row.update(overrides=None), 'AttributeError'),
+        (lambda row: row['curve'].clear(), 'IndexError'),
+        (lambda row: row.update(rows=[{'value': 1}]), "KeyError('method')"),
+        (lambda row: row['curve'][-1].update(loss='low'), 'TypeError'),
+    ],
+)
+def test_a_damaged_row_is_named(tmp_path, change, said):
+    row = ablation.Row({'seed': 1}, RunConfig(seed=1))
+    store(tmp_path, row)
+    path = ablation.row_path(tmp_path, row)
+    stored = json.loads(path.read_text())
+    change(stored)
+    path.write_text(json.dumps(stored))
+    for found in (row, row._replace(config=None, error='refused')):  # a row that is not trained is read all the same
+        with pytest.raises(PicJaxError, match=re.escape(f'{path} is not as docs/FORMATS.md says: ')) as refused:
+            ablation.run_sweep([found], tmp_path, 'test', 3, print)
+        assert said in str(refused.value)
 
 
 def test_rows_that_score_nothing_show_their_last_loss():

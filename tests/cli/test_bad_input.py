@@ -12,6 +12,8 @@ from pic_jax.cli.main import main
 from pic_jax.interop import context_files
 
 GOLDEN = Path(__file__).parents[1] / 'interop' / 'golden_contexts.safetensors'
+PRETRAIN = Path(__file__).parents[2] / 'configs' / 'tiny_base.py'
+LONG = '1' * 5000  # int() refuses more than 4,300 digits
 
 
 def failed(capsys, *said: str) -> None:
@@ -124,6 +126,13 @@ def test_train_without_validation_data_is_refused_or_works(here, tiny_config_fil
     assert main(['train', f'--config={tiny_config_file}', '--workdir=run', *words]) in (0, 1, 2)
 
 
+def test_pretrain_has_no_compressor(here, capsys):
+    words = ['--config.compressor.method=icae']
+    assert main(['pretrain', f'--config={PRETRAIN}', '--workdir=run', *words]) == 2
+    failed(capsys, 'unknown config key compressor')
+    assert not Path('run').exists()
+
+
 def test_train_refuses_a_workdir_that_is_a_file(here, tiny_config_file, capsys):
     Path('run').write_text('mine')
     assert main(['train', f'--config={tiny_config_file}', '--workdir=run']) in (1, 2)
@@ -165,6 +174,8 @@ def test_train_refuses_the_workdir_of_another_run(finished_workdir, tiny_config_
         (['eval', '--workdir=tiny_base/pic'], 2, 'leaves no text to score'),
         (['eval', '--workdir=missing'], 1, 'missing is not a workdir'),
         (['eval', '--workdir=missing', '--examples=0'], 2, '--examples=0'),
+        (['eval', '--workdir=tiny_base/pic', f'--mesh=fsdp={LONG}'], 2, '--mesh=fsdp=1'),
+        (['tokenize', 'note.txt', '--base=b', '--out=out', f'--shard=0/{LONG}'], 2, '--shard=0/1'),
         (['eval', '--workdir=missing', 'surplus'], 2, 'unknown argument surplus'),
         (['plot', 'missing'], 1, 'missing'),
         (['compress', '--workdir=missing', '-', '--out=out'], 1, 'standard input is empty'),
@@ -179,7 +190,7 @@ def test_train_refuses_the_workdir_of_another_run(finished_workdir, tiny_config_
         (['ask', '--workdir=missing', 'none.py', 'why?'], 1, 'none.py'),
         (['ask', '--workdir=missing', str(GOLDEN), 'why?', '--row=2'], 2, '--row=2 is not valid'),
         (['ask', '--workdir=missing', str(GOLDEN), 'why?', '--row=-1'], 2, '--row=-1 is not valid'),
-        (['ask', '--workdir=missing', str(GOLDEN), 'why?', '--max_new_tokens=0'], 2, '--max_new_tokens=0'),
+        (['ask', '--workdir=missing', str(GOLDEN), 'why?', '--max_new_tokens=0'], 2, 'max_new_tokens=0 is not valid'),
         (['ask', '--workdir=missing', str(GOLDEN), 'why?', '--top_p=0'], 2, 'top_p'),
         (['ask', '--workdir=missing', str(GOLDEN), 'why?'], 1, 'missing is not a workdir'),
     ],

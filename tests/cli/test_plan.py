@@ -19,7 +19,7 @@ def slice_of_one(monkeypatch):
 
     def make(hbm_bytes: int) -> None:
         chip = CHIPS['v5e']._replace(hbm_bytes=hbm_bytes)
-        found = topology.Topology('v5e:1', chip, tuple(jax.devices()[:1]))
+        found = topology.Topology(chip, tuple(jax.devices()[:1]))
         monkeypatch.setattr(topology, 'find', lambda name: found)
 
     return make

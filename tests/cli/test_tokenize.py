@@ -98,6 +98,9 @@ def test_without_a_source_or_an_end(tmp_path, capsys):
     assert 'expected SOURCE and --base, or --finish' in capsys.readouterr().err
     assert tokenize(f'--out={tmp_path}', '--finish') == 1
     assert 'no host has reached the end of the source yet' in capsys.readouterr().err
+    for name, value in ('limit', 7), ('shard', '1/3'), ('revision', 'main'), ('documents_per_shard', 5):
+        assert tokenize(f'--out={tmp_path}', '--finish', f'--{name}={value}', '--json') == 2
+        assert f'expected --finish and --out alone, not {name}={value}' in capsys.readouterr().err
 
 
 def test_other_settings_in_the_same_folder(command, tmp_path, capsys):
@@ -106,6 +109,19 @@ def test_other_settings_in_the_same_folder(command, tmp_path, capsys):
     assert tokenize(*command, '--documents_per_shard=6') == 2
     assert 'was made with documents_per_shard=5, not with documents_per_shard=6' in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (tmp_path / 'tokens').iterdir()} == before
+
+
+def test_a_source_with_a_variable_is_that_file(command, tmp_path, monkeypatch, capsys):
+    """Else passages of other sizes would be joined, and the header would hold the variable."""
+    notes = tmp_path / 'notes.txt'
+    notes.write_text('Mara lives in Stonehaven.\n\n' * 40)
+    monkeypatch.setenv('NOTES', str(notes))
+    assert tokenize('$NOTES', *command[1:], '--passage_tokens=30') == 0
+    header = json.loads((tmp_path / 'tokens' / 'index.json').read_text())
+    assert (header['source'], header['passage_tokens']) == ('notes.txt', 30)
+    assert tokenize(notes, *command[1:], '--passage_tokens=30') == 0
+    assert tokenize('$NOTES', *command[1:], '--passage_tokens=31') == 2
+    assert 'was made with passage_tokens=30, not with passage_tokens=31' in capsys.readouterr().err
 
 
 @pytest.mark.slow

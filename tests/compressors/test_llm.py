@@ -414,11 +414,11 @@ def test_spread_decoder_positions_of_windows_are_places_in_the_context(decoder_i
 def test_decoder_memory_masks_ids_of_padding():
     config = CompressorConfig.preset('icae', ratio=4)
     valid, vectors = jnp.array([[True, True, False]]), {'embeddings': jnp.zeros((1, 3, 2))}
-    memory = decoder_memory(config, vectors, jnp.array([[1, 5, 0]]), valid, jnp.array([6]))
+    memory = decoder_memory(config, vectors, jnp.array([[0, 4, 0]]), valid, jnp.array([6]))
     assert memory.positions.tolist() == [[0, 1, 0]]
     assert memory.text_start.tolist() == [2]
     spread = CompressorConfig.preset('epl', ratio=4, decoder_positions='spread')
-    memory = decoder_memory(spread, vectors, jnp.array([[1, 5, 0]]), valid, jnp.array([7]))
+    memory = decoder_memory(spread, vectors, jnp.array([[0, 4, 0]]), valid, jnp.array([7]))
     assert memory.positions.tolist() == [[1, 5, 0]]
     assert memory.text_start.tolist() == [7]
     assert memory.lengths.tolist() == [2]

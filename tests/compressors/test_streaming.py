@@ -12,7 +12,7 @@ from pic_jax.compressors import streaming
 from pic_jax.compressors.base import check_positions
 from pic_jax.compressors.llm import LLMCompressor
 from pic_jax.config import MEMORY_SEES_MEMORY, CompressorConfig
-from pic_jax.errors import ConfigError
+from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.masks import Layout
 
 TOKENS = np.random.default_rng(1).integers(0, 64, 200)
@@ -209,6 +209,17 @@ def test_nothing_pending_flushes_to_nothing(model, make_compressor):
     state, slots = streaming.feed(compressor, model[1], trainable, streaming.start(compressor), TOKENS[:8])
     assert slots.vectors['embeddings'].shape == (4, 32)
     assert streaming.flush(compressor, model[1], trainable, state).vectors['embeddings'].shape == (0, 32)
+
+
+@pytest.mark.parametrize('token', [64, -1])
+def test_ids_beyond_the_vocabulary_are_refused(model, make_compressor, token):
+    compressor, trainable = make_compressor('pic', chunk_size=4)
+    empty, refusal = streaming.start(compressor), f'token id {token} is not valid: expected 0 to 63'
+    with pytest.raises(PicJaxError, match=refusal):
+        streaming.feed(compressor, model[1], trainable, empty, np.array([1, token]))
+    read = dataclasses.replace(empty, pending=np.array([token], np.int32))  # as from a file
+    with pytest.raises(PicJaxError, match=refusal):
+        streaming.flush(compressor, model[1], trainable, read)
 
 
 def test_a_recurrent_state_is_the_memory_and_a_local_one_is_nothing(make_model, make_compressor, compress):

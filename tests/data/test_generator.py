@@ -89,6 +89,16 @@ def test_a_question_has_one_right_fact_among_five_or_more(facts):
         assert len(values) == len(set(values.values())) == sum(attribute == asked for attribute, *_ in found) >= 5
 
 
+def test_facts_are_as_many_as_asked_for_at_the_most():
+    """Where people or values are fewer, documents tell what there is; looking for more people would not end."""
+    values = {attribute.name: len(attribute.values) for attribute in lexicon.ATTRIBUTES}
+    most = sum(values.values())
+    found = facts_in(document(CorpusConfig(facts_per_context=30 * most), 'validation', 0, 1)[0].context)
+    assert collections.Counter(name for name, *_ in found) == values
+    documents = [document(CorpusConfig(facts_per_context=8), 'train', 0, i)[0].context for i in range(60)]
+    assert {len(facts_in(context)) for context in documents} == {min(values.values()), 8} == {7, 8}
+
+
 def test_place_is_where_the_sentence_with_the_answer_begins():
     for record in generate(CONFIG, 'train', 100, seed=3):
         start = round(record.place * len(record.context))

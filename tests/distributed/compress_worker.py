@@ -12,13 +12,15 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+from crossing import crosses
 from jax.sharding import NamedSharding, PartitionSpec
 
 from pic_jax.compressors.registry import make_compressor
 from pic_jax.config import CompressorConfig, DecoderConfig, LoraConfig, MeshConfig
 from pic_jax.models.decoder import Decoder, init_params
 from pic_jax.models.partitioning import AXES, RULES, ways
-from pic_jax.planning.collectives import collectives, crosses
+from pic_jax.planning import hlo
+from pic_jax.planning.collectives import collectives
 from pic_jax.training.sharding import make_mesh, shardings
 
 SHAPE = DecoderConfig(
@@ -60,7 +62,7 @@ def main():
         float(jnp.abs(jnp.asarray(np.asarray(ours)) - theirs).max())
         for ours, theirs in zip(memory.vectors.values(), alone.vectors.values(), strict=True)
     )
-    found = collectives(program.as_text())
+    found = collectives(hlo.parse(program.as_text()))
     crossing = {axis: sorted({each.kind for each in found if crosses(each, mesh, axis)}) for axis in AXES}
     print(json.dumps({'crossing': crossing, 'far': far}))
 

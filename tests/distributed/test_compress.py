@@ -25,7 +25,7 @@ def compiled(method, options, mesh, rows):
     """What compress_worker.py prints."""
     root = Path(__file__).parents[2]
     spec = json.dumps({'method': method, 'options': options, 'mesh': mesh, 'rows': rows})
-    environ = dict(os.environ, JAX_PLATFORMS='cpu', PYTHONPATH=str(root))
+    environ = dict(os.environ, JAX_PLATFORMS='cpu', PYTHONPATH=os.pathsep.join([str(root), str(root / 'tests')]))
     environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
     command = [sys.executable, str(Path(__file__).with_name('compress_worker.py')), spec]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=600)

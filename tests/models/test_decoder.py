@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pic_jax.config import LINEARS, LoraConfig, RopeConfig
+from pic_jax.errors import ConfigError
 from pic_jax.memory import Memory
 from pic_jax.models import lora as lora_lib
 from pic_jax.models.decoder import Decoder, KeyValues, init_params
@@ -330,6 +331,13 @@ def test_sampling_follows_the_key(model, inputs, greedy):
     assert (first != draw(2, temperature=1.5)).any()
     assert len(set(first[0].tolist())) > 3  # each step has its own key
     np.testing.assert_array_equal(draw(1, temperature=1.5, top_k=1), greedy)
+
+
+@pytest.mark.parametrize('option', [('temperature', float('nan')), ('temperature', float('inf')), ('top_p', 0.0)])
+def test_sampling_that_makes_no_sense_is_refused(option):
+    name, value = option
+    with pytest.raises(ConfigError, match=f'{name}={value}.* is not valid: expected finite temperature >= 0'):
+        Sampling(**{name: value})
 
 
 @pytest.mark.parametrize(

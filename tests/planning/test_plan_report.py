@@ -13,7 +13,7 @@ from pic_jax.planning.roofline import Roofline
 PROGRAM = Program('train', None, (), tokens=4096)
 FITS = Measured(
     PROGRAM, 16, 16 * GIB, 12 * GIB, 3e12, 61.0, Memory(5 * GIB, 4 * GIB, 7 * GIB, 12 * GIB),
-    [Collective('all-gather', GIB // 4, 64, ((0, 1),), 'a'), Collective('all-reduce', 8, None, ((0, 1),), 'b')],
+    [Collective('all-gather', GIB // 4, 64, ((0, 1),)), Collective('all-reduce', 8, None, ((0, 1),))],
     100 * GIB, Roofline(0.015, 0.25, None),
 )  # fmt: skip
 TOO_LARGE = Measured(PROGRAM, 16, 16 * GIB, 40 * GIB, 3e12, 30.0)

@@ -1,5 +1,7 @@
 """The planned programs are those that run: same shapes, same lowered text, with no weight read."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +72,7 @@ def test_the_planned_step_is_the_step_that_runs(config, planned, batch):
 
 
 def test_every_program_is_measured(planned):
-    topology = Topology('cpu', CHIPS['v5e'], tuple(planned.mesh.devices.flat))
+    topology = Topology(CHIPS['v5e'], tuple(planned.mesh.devices.flat))
     for program in programs(planned):
         found = measure(program, planned.mesh, topology)
         assert found.fits
@@ -85,6 +87,12 @@ def test_the_target_comes_from_the_table_or_from_its_folder(tiny_target):
     assert decoder_shape(str(tiny_target)).vocab_size == 600
     with pytest.raises(ConfigError, match='base'):
         decoder_shape('')
+
+
+def test_a_prefix_beyond_the_vocabulary_is_refused(config):
+    shape = decoder_shape(config.base)
+    with pytest.raises(ConfigError, match=r'decoder_prefix=\(0, 600\) is not valid: expected ids below 600'):
+        abstract_run(dataclasses.replace(config, decoder_prefix=(0, 600)), shape, single_device_mesh())
 
 
 def test_a_run_that_does_not_fit_its_model_is_refused(config):

@@ -15,7 +15,7 @@ CHIP = Chip(1000, flops=100.0, hbm_bandwidth=50.0, ici_bandwidth=80.0, ici_ports
 
 
 def collective(kind: str, size: int, devices: int, count: int | None = 1) -> Collective:
-    return Collective(kind, size, count, (tuple(range(devices)),), 'x')
+    return Collective(kind, size, count, (tuple(range(devices)),))
 
 
 @pytest.mark.parametrize(

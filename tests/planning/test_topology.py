@@ -53,7 +53,7 @@ def test_a_slice_has_one_device_per_chip_and_leaves_no_trace(name, count, monkey
         monkeypatch.delenv(variable, raising=False)
     before = dict(os.environ)
     found = topology.find(name)
-    assert (found.name, len(found.devices)) == (name, count)
+    assert len(found.devices) == count
     assert found.chip is CHIPS[name.partition(':')[0]]
     assert dict(os.environ) == before
 

@@ -5,11 +5,11 @@ import importlib.util
 
 import jax
 import pytest
+from crossing import crosses
 
 from pic_jax.config import CompressorConfig, DataConfig, DecoderConfig, MeshConfig, RunConfig, TrainConfig
 from pic_jax.hardware import CHIPS
 from pic_jax.planning import topology
-from pic_jax.planning.collectives import crosses
 from pic_jax.planning.measure import measure
 from pic_jax.planning.programs import abstract_run, programs
 from pic_jax.planning.report import verdict
