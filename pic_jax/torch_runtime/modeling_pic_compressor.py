@@ -156,9 +156,10 @@ class Compressor(torch.nn.Module):
         model: Any = base
         if not isinstance(base, PreTrainedModel):
             name = str(base or config['target']['id'])
-            model = AutoModelForCausalLM.from_pretrained(
-                name, dtype=config['run']['dtype'], revision=revision, use_safetensors=True, trust_remote_code=False
-            )
+            model = AutoModelForCausalLM.from_pretrained(  # its config.json may name a kernel of the Hub as attention
+                name, dtype=config['run']['dtype'], revision=revision, use_safetensors=True, trust_remote_code=False,
+                attn_implementation='sdpa',
+            )  # fmt: skip
             model = model.to(device)
         name = model.config.name_or_path
         if any('lora_' in parameter for parameter, _ in model.named_parameters()):

@@ -280,6 +280,12 @@ def test_pytorch_runs_no_code_beside_a_checkpoint_whatever_is_answered(exported_
         assert not trap.exists()
 
 
+def test_pytorch_asks_for_no_kernel_that_a_config_names(exported_compressor, base):
+    """transformers would fetch that repository, and run it."""
+    edit(base / 'config.json', attn_implementation='owner/kernel')
+    in_pytorch(exported_compressor, base)
+
+
 @pytest.mark.parametrize('file', ['tokenizer_config.json', 'config.json'])
 def test_pytorch_reads_no_pickle_for_a_tokenizer_either(exported_compressor, base, file):
     edit(base / file, tokenizer_class='LlamaForCausalLM')
