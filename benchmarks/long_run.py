@@ -8,8 +8,8 @@ its first minutes, in which programs are compiled and pools fill up. What counts
   preempted run is seldom older, and a machine has as much to spare; a list that keeps one float array of 1,000 numbers
   a step passes the limit at one step a second.
 - open files, threads: the upper end of the interval is one an hour or more.
-- processor time per step (with saves and evaluations): the upper end is 10% an hour or more. Other programs on the
-  machine hardly change this number.
+- processor time per step (with saves and evaluations): the upper end is 10% an hour or more. It wants a machine of its
+  own: where other programs keep all cores busy, threads that wait for a core count too.
 - time per step: the lower end is above 10% an hour, that is, it grew for certain. Other programs do change this one:
   `other_cores` says how many cores they used in the first and in the second half.
 
