@@ -2,7 +2,7 @@
 
     pic-jax bench flops [--json]
 
-Dense attention, adapters merged, no LM head. `executed` counts every pair of a dense mask, `useful` its True entries.
+Attention in blocks, adapters merged, no LM head. `executed` counts every pair of a block, `useful` those that see.
 """
 
 import argparse

@@ -22,7 +22,8 @@
 #
 # example:
 #   launch/gke.sh apply --name=pic --image=REGISTRY/pic_jax:tpu --topology=4x4 --dry_run -- \
-#       train --config=configs/own_data.py --workdir=/mnt/pic_jax/runs/pic
+#       train --config=configs/own_data.py --workdir=/mnt/pic_jax/runs/pic \
+#       --config.base=/mnt/pic_jax/models/llama --config.data.source=/mnt/pic_jax/notes.jsonl
 
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -17,7 +17,8 @@
 #
 # example:
 #   launch/sky.sh launch --bucket=my-bucket --accelerators=H100:8 --nodes=2 --dry_run -- \
-#       train --config=configs/own_data.py --workdir=/mnt/pic_jax/runs/pic
+#       train --config=configs/own_data.py --workdir=/mnt/pic_jax/runs/pic \
+#       --config.base=/mnt/pic_jax/models/llama --config.data.source=/mnt/pic_jax/notes.jsonl
 
 set -euo pipefail
 cd "$(dirname "$0")/.."

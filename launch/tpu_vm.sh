@@ -32,7 +32,8 @@
 #
 # example:
 #   launch/tpu_vm.sh spot --name=pic --zone=us-west4-a --type=v5litepod-16 --nfs=10.0.0.2:/share --dry_run -- \
-#       train --config=configs/own_data.py --workdir=/mnt/pic_jax/runs/pic
+#       train --config=configs/own_data.py --workdir=/mnt/pic_jax/runs/pic \
+#       --config.base=/mnt/pic_jax/models/llama --config.data.source=/mnt/pic_jax/notes.jsonl
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
