@@ -26,6 +26,7 @@ from pic_jax.files import write_text
 RESULTS = Path(__file__).with_name('results') / 'backends'
 SEED, HEADS, HEAD_DIM, ROUNDS = 0, 8, 64, 7
 LENGTHS = (256, 2048, 8192)
+DIFFERENCE_ALLOWED = 1e-4
 CHUNKS = dict(method='pic', chunk_size=256, ratio=16)
 LAYOUTS = {
     'chunk-local': CHUNKS,
@@ -77,7 +78,7 @@ def measure(layout: str, n: int) -> dict:
             backend: jax.jit(functools.partial(function, backend)).lower(*arrays).compile() for backend in backends
         }
         outputs = {backend: jax.block_until_ready(program(*arrays)) for backend, program in programs.items()}
-        worst = [differences(outputs['dense'], outputs[backend]) for backend in backends]
+        worst = [difference(outputs['dense'], outputs[backend]) for backend in backends]
         del outputs
         seconds = interleaved(programs, arrays, ROUNDS)
         medians = {backend: float(np.median(times)) for backend, times in seconds.items()}
@@ -93,12 +94,20 @@ def measure(layout: str, n: int) -> dict:
     return {'n': n, 'T': T, 'S': S, **row}
 
 
-def differences(wanted, found) -> float:
-    """The largest one of any output or gradient, as a share of the largest value there is."""
+def difference(wanted, found) -> float:
+    """The largest one of any output or gradient, as a share of the largest value there is.
+
+    Raises:
+      SystemExit: it is more than rounding makes, or no number.
+    """
     import jax
 
     pairs = zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True)
-    return max(float(abs(x - y).max() / abs(x).max()) for x, y in pairs)
+    tiny = np.finfo(np.float32).tiny  # of zeros
+    worst = float(np.max([abs(x - y).max() / np.maximum(abs(x).max(), tiny) for x, y in pairs]))  # max() drops NaN
+    if not worst <= DIFFERENCE_ALLOWED:
+        raise SystemExit(f'results differ by {worst:g} of the largest value, expected at most {DIFFERENCE_ALLOWED:g}')
+    return worst
 
 
 def quartiles(ratios: np.ndarray) -> list[float]:

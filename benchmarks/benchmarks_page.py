@@ -56,24 +56,25 @@ def slower_attention() -> list[Slower]:
 
 def sections() -> list[Section]:
     """All tables that have results."""
-    steps = '\n\n'.join(train_step.table(row) for row in stored('train_step').values())
+    steps = [*stored('train_step').values()]
     layouts = {name: row for name in backends.LAYOUTS if (row := _read(backends.path(name)))}
     growth = {name: row for name in scaling.LAYOUTS if (row := _read(scaling.path(name)))}
-    times = [*stored('compression_time').values()]
+    times, plans = [*stored('compression_time').values()], plan.stored()
     rows, policies = _read(attention_memory.RESULTS / 'rows.json'), _read(remat.RESULTS / 'train_step.json')
+    # Title, script, the rows shown, and how.
     found = [
-        ('A training step here and in PyTorch', 'train_step', steps),
-        ('Attention backends', 'backends', backends.shown(layouts) if layouts else ''),
-        ('How compressing grows with the context', 'scaling', scaling.table(growth) if growth else ''),
-        ('Remat policies', 'remat', remat.shown(policies) if policies else ''),
+        ('A training step here and in PyTorch', 'train_step', steps, lambda: '\n\n'.join(map(train_step.table, steps))),
+        ('Attention backends', 'backends', layouts.values(), lambda: backends.shown(layouts)),
+        ('How compressing grows with the context', 'scaling', growth.values(), lambda: scaling.table(growth)),
+        ('Remat policies', 'remat', [policies] if policies else [], lambda: remat.shown(policies)),
         (
-            'Memory of attention on TPUs, compiled and not run', 'attention_memory',
-            attention_memory.shown(rows['rows']) if rows else '',
+            'Memory of attention on TPUs, compiled and not run', 'attention_memory', [rows] if rows else [],
+            lambda: attention_memory.shown(rows['rows']),
         ),
-        ('Whole programs on TPUs, compiled and not run', 'plan', plan.table()),
-        ('IC-Former and ICAE', 'compression_time', compression_time.table(times) if times else ''),
+        ('Whole programs on TPUs, compiled and not run', 'plan', plans.values(), lambda: plan.table(plans)),
+        ('IC-Former and ICAE', 'compression_time', times, lambda: compression_time.table(times)),
     ]  # fmt: skip
-    return [Section(title, name, origin(stored(name).values()), text) for title, name, text in found if text]
+    return [Section(title, name, origin(shown), text()) for title, name, shown, text in found if shown]
 
 
 def _read(path: Path) -> dict | None:

@@ -19,6 +19,7 @@ from pic_jax.training.recovery import set_damaged_aside
 # Outcomes: the newest checkpoint is used and right; the one before it is used, right, and the damaged one named;
 # a refusal; anything else.
 SAME, EARLIER, REFUSED, WRONG = 'the same state', 'the checkpoint before', 'refused', 'a wrong state'
+RIGHT = (SAME, EARLIER)  # a good checkpoint stands beside every damaged one, so that a refusal loses a training
 FLIPS = 4
 
 

@@ -1,8 +1,9 @@
 """Trainings that are killed, and checkpoints that a disk has damaged: what a resume makes of them.
 
 `killed`: one run after the other is killed KILLS_PER_RUN times at random moments (benchmarks/killed_runs.py) and then
-left to its end; every row is a kill. Losses have to be those of an undisturbed run, bit for bit. A kill that came after
-the end (`in_time` false) does not count.
+left to its end; every row is a kill. Losses have to be those of an undisturbed run, bit for bit. `judged`
+says what a row comes to, and the same rule reads older rows; kills that came after the last save, or so early that
+nothing handled SIGTERM yet, do not count.
 `disk`: every file of a checkpoint is damaged in every way of benchmarks/damage.py; every row is one damage.
 
     python benchmarks/faults.py [--minutes=45]     runs what is missing; exit code 1 where a row has a problem
@@ -12,6 +13,7 @@ import argparse
 import dataclasses
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -21,8 +23,9 @@ from typing import Any
 
 import damage
 import killed_runs as runs
-from provenance import provenance
+from provenance import provenance, rows_of
 
+from pic_jax.errors import EXIT_RESTART
 from pic_jax.files import read_json, write_text
 
 RESULTS = Path(__file__).with_name('results') / 'faults'
@@ -31,6 +34,9 @@ SEED = 0
 KILLS = {('SIGKILL', 1): 20, ('SIGTERM', 1): 10, ('SIGKILL', 2): 20, ('SIGTERM', 2): 10}
 KILLS_PER_RUN = 4
 PROCESSES = (1, 2)
+# What a kill comes to.
+COUNTED, EARLY, LATE, WRONG = 'counted', 'before SIGTERM was handled', 'after the last save', 'wrong'
+ABORTED = -6  # how JAX ends a process whose peer is gone before the training begins
 
 
 def killed(folder: Path, deadline: float) -> list[dict[str, Any]]:
@@ -48,7 +54,8 @@ def killed(folder: Path, deadline: float) -> list[dict[str, Any]]:
 def next_kills(rows: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
     """(signal, processes, seed) of the kills of the next run, of the kind of which the largest share is missing."""
     tried = {kind: [row for row in rows if (row['signal'], row['processes']) == kind] for kind in KILLS}
-    left = {kind: count - sum(row['in_time'] for row in tried[kind]) for kind, count in KILLS.items()}
+    done = {kind: sum(judged(row)[0] in (COUNTED, WRONG) for row in rows) for kind, rows in tried.items()}
+    left = {kind: count - done[kind] for kind, count in KILLS.items()}
     kind = max(KILLS, key=lambda kind: left[kind] / KILLS[kind])
     first = len(tried[kind])
     return [(*kind, seed) for seed in range(first, first + min(left[kind], KILLS_PER_RUN))]
@@ -66,15 +73,18 @@ def killed_run(workdir: Path, kills: list[tuple[str, int, int]], whole: list[dic
     """The rows of one run: its kills, each judged by what it left and by what the next start made of that."""
     rows, processes = [], kills[0][1]
     runs.remove(workdir)
-    commit = provenance(SEED)['commit']
+    origin = provenance(SEED)
     for name, _, seed in kills:
         moment = runs.draw(seed, name, processes)
+        before = {'saved_before': runs.saved_step(workdir), 'records_before': len(runs.records(workdir))}
         codes, in_save = runs.kill(runs.start(workdir, processes), workdir, moment)
         judge_resume(rows, workdir)
-        rows.append({
+        saved, records = runs.saved_step(workdir), runs.records(workdir)
+        rows.append(origin | {
             'signal': name, 'processes': processes, 'seed': seed, **dataclasses.asdict(moment), 'exit_codes': codes,
-            'in_time': any(codes), 'in_save': in_save, 'saved_step': runs.saved_step(workdir),
-            'records': len(runs.records(workdir)), 'problem': runs.problem(workdir, whole), 'commit': commit,
+            'in_time': any(codes) and saved < whole[-1]['step'], 'in_save': in_save, **before, 'saved_step': saved,
+            'records': len(records), 'reached': records[-1]['step'] if records else 0,
+            'problem': runs.problem(workdir, whole),
         })  # fmt: skip
     codes = runs.ended(runs.start(workdir, processes))
     judge_resume(rows, workdir)
@@ -82,8 +92,31 @@ def killed_run(workdir: Path, kills: list[tuple[str, int, int]], whole: list[dic
     if any(codes) or last or len(runs.records(workdir)) != len(whole) or runs.unfinished(workdir):
         rows[-1]['problem'] = f'the end: exit codes {codes}, {len(runs.records(workdir))} records; {last}'
     for row in rows:
-        print(json.dumps(row), flush=True)
+        print(json.dumps(row), *judged(row), flush=True)
     return rows
+
+
+def judged(row: dict[str, Any]) -> tuple[str, str | None]:
+    """What a kill comes to, and what is wrong with it; None where nothing.
+
+    SIGKILL ends processes as it does, or one notices in the gap that its peer is gone. SIGTERM saves what was reached
+    and exits with 75. One that comes while a process still imports ends it: that start has left nothing.
+    """
+    if row['problem']:
+        return WRONG, row['problem']
+    codes, by_signal = set(row['exit_codes']), -getattr(signal, row['signal'])
+    if not row['in_time'] and codes <= {0, by_signal, EXIT_RESTART}:
+        return LATE, None
+    had = row.get('saved_before', 0), row.get('records_before', 0)
+    nothing_new = (row['saved_step'], row['records']) == had
+    early = codes <= {by_signal, ABORTED, EXIT_RESTART} and by_signal in codes
+    if row['signal'] == 'SIGTERM' and early and nothing_new:
+        return EARLY, None
+    if codes not in ([{by_signal}, {by_signal, EXIT_RESTART}] if row['signal'] == 'SIGKILL' else [{EXIT_RESTART}]):
+        return WRONG, f'exit codes {row["exit_codes"]}'
+    if row['signal'] == 'SIGTERM' and row['saved_step'] < row.get('reached', 0):
+        return WRONG, f'saved step {row["saved_step"]}, expected at least {row["reached"]}'
+    return COUNTED, None
 
 
 def judge_resume(rows: list[dict[str, Any]], workdir: Path) -> None:
@@ -104,9 +137,9 @@ def disk(folder: Path, deadline: float) -> list[dict[str, Any]]:
         workdir = folder / f'whole_{processes}'
         if not workdir.exists():
             undisturbed(workdir, processes)
-        commit = provenance(SEED)['commit']
+        origin = provenance(SEED)
         made = damage.damage_every_file(workdir, folder / 'damaged', SEED)
-        rows += [{'processes': processes, **row, 'commit': commit} for row in made]
+        rows += [origin | {'processes': processes, **row} for row in made]
         store('disk', rows)
     return rows
 
@@ -114,21 +147,23 @@ def disk(folder: Path, deadline: float) -> list[dict[str, Any]]:
 def stored(name: str) -> list[dict[str, Any]]:
     """The rows there are."""
     path = RESULTS / f'{name}.json'
-    return read_json(path)['rows'] if path.exists() else []
+    return rows_of(read_json(path)) if path.exists() else []
 
 
 def store(name: str, rows: list[dict[str, Any]]) -> None:
     """Keeps the rows."""
-    write_text(RESULTS / f'{name}.json', json.dumps({**provenance(SEED), 'rows': rows}, indent=1) + '\n')
+    write_text(RESULTS / f'{name}.json', json.dumps({'rows': rows}, indent=1) + '\n')
 
 
 def tables(kills: list[dict[str, Any]], damages: list[dict[str, Any]]) -> str:
     """What the rows come to."""
-    text = ['| signal | processes | kills | in a save | problems |', '|---|---|---|---|---|']
+    text = [f'| signal | processes | kills | in a save | {EARLY} | problems |', '|---|---|---|---|---|---|']
     for (name, processes), wanted in KILLS.items():
-        rows = [row for row in kills if (row['signal'], row['processes']) == (name, processes) and row['in_time']]
-        numbers = sum(row['in_save'] for row in rows), sum(bool(row['problem']) for row in rows)
-        text.append(f'| {name} | {processes} | {len(rows)} of {wanted} | {numbers[0]} | {numbers[1]} |')
+        rows = [(judged(row)[0], row) for row in kills if (row['signal'], row['processes']) == (name, processes)]
+        number = Counter(outcome for outcome, _ in rows)
+        counted, in_save = number[COUNTED] + number[WRONG], sum(row['in_save'] for each, row in rows if each == COUNTED)
+        cells = [name, processes, f'{counted} of {wanted}', in_save, number[EARLY], number[WRONG]]
+        text.append(f'| {" | ".join(map(str, cells))} |')
     text += ['', '| damage | rows | outcomes |', '|---|---|---|']
     for kind in dict.fromkeys(row['damage'] for row in damages):
         outcomes = Counter(row['outcome'] for row in damages if row['damage'] == kind)
@@ -146,7 +181,7 @@ def main() -> int:
         os.environ['PYTHONPYCACHEPREFIX'] = f'{temporary}/modules'
         damages, kills = disk(Path(temporary), deadline), killed(Path(temporary), deadline)
     print(tables(kills, damages))
-    wrong = [row for row in kills if row['problem']] + [row for row in damages if row['outcome'] == damage.WRONG]
+    wrong = [row for row in kills if judged(row)[1]] + [row for row in damages if row['outcome'] not in damage.RIGHT]
     return int(bool(wrong))
 
 

@@ -4,9 +4,11 @@
     python benchmarks/fuzz.py --minutes=45          one segment of a longer run
     python benchmarks/fuzz.py --only=contexts
 
-Examples, seconds and failures of every reader add up over segments in benchmarks/results/fuzz/fuzz.json; each segment
-draws others. A failure is a traceback, more than `SECONDS` for one file, more than 1 GiB for a reader's share, or a
-result that is not what the file says; its bytes are kept beside the table, and the exit code is 1.
+Examples, seconds and failures of every reader add up over segments in benchmarks/results/fuzz/fuzz.json, with where
+they come from and what their results were held to; each segment draws others, as seeds go on from the examples that a
+reader has had. A failure is a traceback, more than `SECONDS` for one file, more than 1 GiB for a reader's share, or a
+result that is not what the file says (where it is compared); its bytes are kept beside the table, and the exit code is
+1.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from pic_jax.files import read_json, write_text
 
 RESULTS = Path(__file__).with_name('results') / 'fuzz' / 'fuzz.json'
 SECONDS, BYTES, SEED = 10, 2**30, 0
+EMPTY = {'examples': 0, 'accepted': 0, 'seconds': 0.0}
 TOGETHER = 50  # examples between two looks at the clock
 
 
@@ -64,27 +67,31 @@ def fuzz(reader: Reader, folder: Path, seconds: float, first_seed: int) -> dict:
 
 def segment(names: list[str], minutes: float) -> int:
     """Fuzzes each reader for its share of the time and adds to the table; how many kinds of failures it has."""
-    stored = read_json(RESULTS) if RESULTS.is_file() else {'segments': 0, 'readers': {}}
-    rows, number = stored['readers'], stored['segments']
-    for place, name in enumerate(names):
+    rows, origin = stored(), provenance(SEED)
+    for name in names:
+        row = rows.setdefault(name, EMPTY | {'failures': {}, 'held_to': {}, 'origins': []})
         started = time.perf_counter()
-        first_seed = SEED + 10**6 * number + 10**4 * place
         with tempfile.TemporaryDirectory() as folder:
             try:
                 with memory_limit(BYTES):
-                    found = fuzz(READERS[name], Path(folder), 60 * minutes / len(names), first_seed)
+                    found = fuzz(READERS[name], Path(folder), 60 * minutes / len(names), SEED + row['examples'])
             except TooMuchError as error:
                 found = {'examples': 0, 'accepted': 0, 'failures': {f'memory: {error}': b''}}
-        row = rows.setdefault(name, {'examples': 0, 'accepted': 0, 'seconds': 0.0, 'failures': {}})
         row['examples'] += found['examples']
         row['accepted'] += found['accepted']
+        held_to = READERS[name].held_to
+        row['held_to'][held_to] = row['held_to'].get(held_to, 0) + found['examples']
         row['seconds'] = round(row['seconds'] + time.perf_counter() - started, 1)
         row['failures'] |= {what: keep(data) for what, data in found['failures'].items()}
+        row['origins'] += [origin] * (origin not in row['origins'])
         print(f'{name:<22}{row["examples"]:>9} examples  {len(row["failures"])} failures', file=sys.stderr, flush=True)
-        stored = {'segments': number, 'readers': rows, **provenance(SEED)}
-        write_text(RESULTS, json.dumps(stored, indent=1) + '\n')
-    write_text(RESULTS, json.dumps(stored | {'segments': number + 1}, indent=1) + '\n')
+        write_text(RESULTS, json.dumps({'readers': rows}, indent=1) + '\n')
     return sum(len(row['failures']) for row in rows.values())
+
+
+def stored() -> dict[str, dict]:
+    """The rows there are by reader."""
+    return read_json(RESULTS)['readers'] if RESULTS.is_file() else {}
 
 
 def keep(data: bytes) -> str:

@@ -1,7 +1,7 @@
 """Every reader of the package with a valid file of its own, and what must hold where it accepts a damaged one.
 
-A reader may refuse (PicJaxError) or accept. What it accepts is compared with the bytes by a second, small reader here,
-so that a wrong result taken for right is found, too.
+A reader may refuse (PicJaxError) or accept. What most of them accept is compared with what a second, small reader here
+makes of the bytes, so that a wrong result taken for right is found, too; `Reader.held_to` says of which.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+import safetensors.numpy
 from safetensors.numpy import save_file
 
 from pic_jax.cli import settings
@@ -26,6 +27,7 @@ from pic_jax.tensors import read_tensors
 from pic_jax.training import workdir
 
 DTYPES = {'F32': np.float32, 'BF16': ml_dtypes.bfloat16, 'F16': np.float16, 'I32': np.int32}
+ICAE_LORA = 'icae.base_model.model.model.layers.{}.self_attn.q_proj.{}.default.weight'
 SHAPES = {'a.b': (2, 3), 'c': (4,)}
 BASE = {
     'model_type': 'llama', 'vocab_size': 16, 'hidden_size': 8, 'intermediate_size': 8, 'num_hidden_layers': 2,
@@ -40,14 +42,24 @@ class Reader(NamedTuple):
     """One reader.
 
     make: fills a folder with what it needs. file: which of it is damaged; kind: of `mutations.damaged`. read: the
-    reader, from that folder. right: raises AssertionError where what it accepts is not what the bytes say.
+    reader, from that folder. right: raises AssertionError where what it accepts is not what the bytes say, or breaks a
+    rule; `unchecked` where nobody looks.
     """
 
     make: Callable[[Path], None]
     file: str
     kind: str
     read: Callable[[Path], Any]
-    right: Callable[[bytes, Any], None] = lambda data, result: None
+    right: Callable[[bytes, Any], None]
+
+    @property
+    def held_to(self) -> str:
+        """What a result is compared with."""
+        return 'nothing' if self.right is unchecked else 'rules' if self.right in RULES else 'the bytes'
+
+
+def unchecked(data: bytes, result: Any) -> None:
+    """Anything is right."""
 
 
 def _json_file(name: str, values: Any) -> Callable[[Path], None]:
@@ -139,6 +151,20 @@ def _load_model(folder: Path) -> Any:
     return hf.to_hf(hf.load_params(folder, config := hf.read_config(folder)), config)
 
 
+def _right_shard(data: bytes, state: dict[str, np.ndarray]) -> None:
+    """What the model has of this file is what safetensors makes of it."""
+    told = safetensors.numpy.load(data)
+    assert told.keys() & state.keys()
+    for name in told.keys() & state.keys():
+        _same_numbers(told[name], state[name])
+    _all_halves(data, state)
+
+
+def _same_numbers(told: np.ndarray, found: Any) -> None:
+    """The same values and shape, whatever the width of their floats."""
+    assert np.array_equal(np.asarray(told, np.float32), np.asarray(found, np.float32))
+
+
 def _all_halves(data: bytes, state: dict[str, np.ndarray]) -> None:
     for array in state.values():
         assert np.isfinite(array.astype(np.float32)).all()
@@ -216,12 +242,39 @@ def _read_adapter(folder: Path) -> Any:
     return peft.read_adapter(folder / 'adapter', LORA, LoraConfig(2, 4.0, ('q_proj',)))
 
 
+def _right_adapter(data: bytes, found: dict[str, Any]) -> None:
+    """PEFT's [R, in] and [out, R] of two layers."""
+    told = safetensors.numpy.load(data)
+    for part, stacked in found['layers']['self_attn']['q_proj'].items():
+        for i, layer in enumerate(stacked):
+            _same_numbers(told[f'base_model.model.model.layers.{i}.self_attn.q_proj.{part}.weight'].T, layer)
+
+
 def _icae(folder: Path) -> None:
     _model(folder)
-    name = 'icae.base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.default.weight'
-    tensors = {name.format(i, part): np.ones(shape, np.float32)
+    tensors = {ICAE_LORA.format(i, f'lora_{part}'): np.ones(shape, np.float32)
                for i in range(2) for part, shape in (('A', (2, 8)), ('B', (8, 2)))}  # fmt: skip
     save_file(tensors | {'memory_token_embed.weight': np.ones((7, 8), np.float32)}, folder / 'icae.safetensors')
+
+
+def _right_icae(data: bytes, found: tuple[RunConfig, dict[str, Any]]) -> None:
+    """A table of memory and what follows it, and the adapters as they come."""
+    told, trained = safetensors.numpy.load(data), found[1]
+    memory, table = trained['memory_embeddings'], told['memory_token_embed.weight']
+    _same_numbers(table[: len(memory)], memory)
+    for vector, own in zip(table[len(memory) :], foreign.SPECIALS, strict=True):
+        _same_numbers(vector, trained['special'][own])
+    for part, stacked in trained['lora']['layers']['self_attn']['q_proj'].items():
+        for i, layer in enumerate(stacked):
+            _same_numbers(told[ICAE_LORA.format(i, part)].T, layer)
+
+
+def _right_icformer(data: bytes, found: tuple[RunConfig, dict[str, Any]]) -> None:
+    """Digests, and special vectors where there are any."""
+    told, trained = safetensors.numpy.load(data), found[1]
+    _same_numbers(told['digest_embeddings'][0], trained['memory_embeddings'])
+    for name, vector in trained['special'].items():
+        _same_numbers(told[name.upper()][0, 0] if name.upper() in told else np.zeros(8), vector)
 
 
 def _icformer(folder: Path) -> None:
@@ -298,6 +351,8 @@ def read_stream(folder: Path) -> StreamState:
     return streams.read(folder / 'stream', stream_state(), '0' * 64)
 
 
+RULES = {_all_halves, _right_tokens, _right_ids, _right_stream}  # look at the result alone
+
 READERS = {
     'contexts': Reader(_stored(False), 'stored.safetensors', 'safetensors', _read_stored, _right_contexts),
     'nested contexts': Reader(_stored(True), 'stored.safetensors', 'safetensors', _read_stored, _right_contexts),
@@ -308,7 +363,7 @@ READERS = {
     'base config': Reader(_json_file('config.json', BASE), 'config.json', 'json', hf.read_config, _right_shape),
     'base with config': Reader(_model, 'config.json', 'json', _load_model, _all_halves),
     'base index': Reader(_model, 'model.safetensors.index.json', 'json', _load_model, _all_halves),
-    'base shard': Reader(_model, 'model-00002-of-00002.safetensors', 'safetensors', _load_model, _all_halves),
+    'base shard': Reader(_model, 'model-00002-of-00002.safetensors', 'safetensors', _load_model, _right_shard),
     'run config': Reader(
         _json_file('config.json', to_mapping(RunConfig())), 'config.json', 'json', workdir.read_config,
         lambda data, found: _same_values(json.loads(data), to_mapping(found)),
@@ -318,42 +373,46 @@ READERS = {
         _right_records,
     ),
     'contexts to compress': Reader(
-        _lines('a.jsonl', JSONL), 'a.jsonl', 'jsonl', lambda folder: readers.read_contexts(str(folder / 'a.jsonl'))
+        _lines('a.jsonl', JSONL), 'a.jsonl', 'jsonl', lambda folder: readers.read_contexts(str(folder / 'a.jsonl')),
+        unchecked,
     ),
     'squad': Reader(
-        _json_file('a.json', SQUAD), 'a.json', 'json', lambda folder: readers.read(str(folder / 'a.json'), 10)
+        _json_file('a.json', SQUAD), 'a.json', 'json', lambda folder: readers.read(str(folder / 'a.json'), 10),
+        unchecked,
     ),
     'text': Reader(
         lambda folder: (folder / 'a.txt').write_text('One.\n\nTwo.\n' * 9), 'a.txt', 'bytes',
-        lambda folder: readers.read(str(folder / 'a.txt'), 2),
+        lambda folder: readers.read(str(folder / 'a.txt'), 2), unchecked,
     ),
     'token index': Reader(_tokens, 'index.json', 'json', _read_tokens, _right_tokens),
     'token lengths': Reader(_tokens, 'lengths.bin', 'bytes', _read_tokens, _right_tokens),
     'token shard': Reader(_tokens, 'tokens-00001.arrayrecord', 'bytes', _read_tokens, _right_tokens),
-    'unfinished shard': Reader(_tokens, 'tokens-00001.json', 'json', _finish_again),
-    'unfinished end': Reader(_tokens, 'end.json', 'json', _finish_again),
+    'unfinished shard': Reader(_tokens, 'tokens-00001.json', 'json', _finish_again, unchecked),
+    'unfinished end': Reader(_tokens, 'end.json', 'json', _finish_again, unchecked),
     'tokenizer': Reader(_tokenizer_files, 'tokenizer.json', 'json', _use_tokenizer, _right_ids),
     'tokenizer config': Reader(_tokenizer_files, 'tokenizer_config.json', 'json', _use_tokenizer, _right_ids),
-    'adapter': Reader(_adapter, 'adapter/adapter_model.safetensors', 'safetensors', _read_adapter),
-    'adapter config': Reader(_adapter, 'adapter/adapter_config.json', 'json', _read_adapter),
+    'adapter': Reader(
+        _adapter, 'adapter/adapter_model.safetensors', 'safetensors', _read_adapter, _right_adapter,
+    ),
+    'adapter config': Reader(_adapter, 'adapter/adapter_config.json', 'json', _read_adapter, unchecked),
     'stream state': Reader(
         lambda folder: streams.write(folder / 'stream', stream_state(), '0' * 64), 'stream', 'safetensors',
         read_stream, _right_stream,
     ),
     'icae': Reader(
         _icae, 'icae.safetensors', 'safetensors',
-        lambda folder: foreign.read_icae(folder / 'icae.safetensors', str(folder), 4, 32.0, 'float32'),
+        lambda folder: foreign.read_icae(folder / 'icae.safetensors', str(folder), 4, 32.0, 'float32'), _right_icae,
     ),
     'icformer': Reader(
         _icformer, 'ic/param.safetensors', 'safetensors',
-        lambda folder: foreign.read_icformer(folder / 'ic', str(folder), 4, 'float32'),
+        lambda folder: foreign.read_icformer(folder / 'ic', str(folder), 4, 'float32'), _right_icformer,
     ),
     'icformer config': Reader(
         _icformer, 'ic/config.json', 'json',
-        lambda folder: foreign.read_icformer(folder / 'ic', str(folder), 4, 'float32'),
+        lambda folder: foreign.read_icformer(folder / 'ic', str(folder), 4, 'float32'), unchecked,
     ),
-    'overrides': Reader(lambda folder: (folder / 'words').write_bytes(WORDS), 'words', 'bytes', _words),
-    'metrics': Reader(_lines('metrics.jsonl', METRICS), 'metrics.jsonl', 'jsonl', _read_metrics),
+    'overrides': Reader(lambda folder: (folder / 'words').write_bytes(WORDS), 'words', 'bytes', _words, unchecked),
+    'metrics': Reader(_lines('metrics.jsonl', METRICS), 'metrics.jsonl', 'jsonl', _read_metrics, unchecked),
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
-from provenance import provenance
+from provenance import provenance, rows_of
 
 from pic_jax.files import read_json, write_text
 from pic_jax.run import open_run
@@ -93,14 +93,15 @@ def main() -> None:
         for name in args.cases:
             print(json.dumps(row(args.here, name)), flush=True)
         return
-    rows = read_json(RESULTS)['rows'] if RESULTS.exists() else []
+    rows = rows_of(read_json(RESULTS)) if RESULTS.exists() else []
+    origin = provenance(golden.SEED)
     for variation in VARIATIONS:
         known = {row['case'] for row in rows if row['variation'] == variation}
         names = golden.CASES if variation == LOW else FEW
         missing = [name for name in names if name not in known and (not args.cases or name in args.cases)]
         for found in measure(variation, missing) if missing else ():
-            rows.append(found)
-            write_text(RESULTS, json.dumps(provenance(golden.SEED) | {'rows': rows}, indent=1) + '\n')
+            rows.append(found | origin)
+            write_text(RESULTS, json.dumps({'rows': rows}, indent=1) + '\n')
     print(table(rows))
 
 

@@ -3,7 +3,8 @@
 `oldest` takes jax, flax, optax and orbax at the lower bounds of setup.cfg, `newest` the newest there are; everything
 else is as in constraints.txt. A row has what pip put there, and how many tests passed and failed.
 
-    python benchmarks/jax_versions.py [oldest|newest ...] [--jax=0.9.2]     exit code 1 where a test failed
+    python benchmarks/jax_versions.py [oldest|newest ...]     exit code 1 where a test failed, or none passed
+    python benchmarks/jax_versions.py --jax=0.9.2             `trial`: as `oldest`, with that jax
 """
 
 import argparse
@@ -19,7 +20,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-from provenance import provenance
+from provenance import provenance, rows_of
 
 from pic_jax.files import read_json, write_text
 
@@ -89,23 +90,28 @@ def tested(python: Path, report: Path, tests: list[str], marker: str) -> dict[st
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('which', nargs='*', choices=['oldest', 'newest'], default=['oldest', 'newest'])
-    parser.add_argument('--jax', metavar='X', help='this version in place of the lower bound, to try one below it')
+    parser.add_argument('which', nargs='*', metavar='WHICH', help='oldest or newest; default: both')
+    parser.add_argument('--jax', metavar='X', help='only try this version in place of the lower bound')
     args = parser.parse_args()
+    if unknown := set(args.which) - {'oldest', 'newest'}:  # `choices` refuses an empty list
+        parser.error(f'no row {min(unknown)}: expected oldest or newest')
+    if args.jax and args.which:
+        parser.error(f'--jax takes no {args.which[0]}: it is a row of its own')
     if args.jax and not re.fullmatch(r'[0-9.]+', args.jax):
         parser.error(f'--jax={args.jax} is not valid: expected a version')
-    failed = 0
-    for which in args.which:
+    failed = False
+    for which in ['trial'] if args.jax else args.which or ['oldest', 'newest']:
+        origin = provenance(SEED)  # of the code that runs, whatever HEAD is later
         with tempfile.TemporaryDirectory() as folder:
             python = install(Path(folder), wanted(which, args.jax))
-            row = {'which': which, 'python': platform.python_version(), **versions(python)}
+            row = origin | {'which': which, 'python': platform.python_version(), **versions(python)}
             row |= tested(python, Path(folder) / 'report.xml', list(TESTS), 'not slow')
         print(json.dumps(row), flush=True)
-        rows = [row] + (read_json(RESULTS)['rows'] if RESULTS.exists() else [])
+        rows = [row] + (rows_of(read_json(RESULTS)) if RESULTS.exists() else [])
         unique = {(each['which'], each['jax']): each for each in reversed(rows)}
-        write_text(RESULTS, json.dumps(provenance(SEED) | {'rows': list(unique.values())}, indent=1) + '\n')
-        failed += row['exit_code']
-    return int(failed > 0)
+        write_text(RESULTS, json.dumps({'rows': list(unique.values())}, indent=1) + '\n')
+        failed |= row['exit_code'] != 0 or not row['passed']
+    return int(failed)
 
 
 if __name__ == '__main__':

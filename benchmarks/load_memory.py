@@ -114,11 +114,12 @@ def main() -> int:
     if args.load:
         load(Path(args.load), *map(int, args.process.split('/')), args.port)
         return 0
+    origin = provenance(SEED)  # of the code that runs, whatever HEAD is later
     with tempfile.TemporaryDirectory() as temporary:
         shard = make_checkpoint(Path(temporary))
         size = sum(file.stat().st_size for file in Path(temporary).glob('*.safetensors'))
         rows = {name: measure(Path(temporary), *shape) for name, shape in ROWS.items()}
-    stored = {'checkpoint_bytes': size, 'largest_shard_bytes': shard, 'rows': rows, **provenance(SEED)}
+    stored = {'checkpoint_bytes': size, 'largest_shard_bytes': shard, 'rows': rows, **origin}
     write_text(RESULTS, json.dumps(stored, indent=1) + '\n')
     print(f'checkpoint {size / 2**30:.2f} GiB, largest shard {shard / 2**30:.2f} GiB')
     print('| row | parameters of a process, GiB | at the most beyond them, GiB | seconds |\n|---|---|---|---|')

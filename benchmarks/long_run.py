@@ -14,12 +14,16 @@ its first minutes, in which programs are compiled and pools fill up. What counts
   `other_cores` says how many cores they used in the first and in the second half.
 
     python benchmarks/long_run.py     runs the next segment that is missing; exit code 1 where a segment has a problem
+
+A segment that is cut leaves no row, and its training stops with it. The next one goes on from there; its row has those
+steps as `unwatched_steps`.
 """
 
 import argparse
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -38,7 +42,7 @@ from pic_jax.files import read_json, write_text
 CONFIG = Path(__file__).with_name('long_training.py')
 RESULTS = Path(__file__).with_name('results') / 'long_run' / 'segments.json'
 WORKDIR = Path(__file__).parents[1] / 'runs' / 'long_run'
-SEED = 0
+SEED, SEGMENTS = 0, 4
 EVERY_S, STORED_SAMPLES = 5.0, 200
 TAIL = 8192  # bytes at the end of metrics.jsonl that hold more than two records
 MEMORY_SHARE_A_DAY, COUNT_AN_HOUR, PERCENT_AN_HOUR = 0.25, 1.0, 10.0
@@ -69,7 +73,8 @@ def segment(workdir: Path, minutes: float, settle: float, before: dict[str, Any]
     resumed, last = runs.resumed_from(workdir) or None, runs.saved_step(workdir)
     row = {
         'minutes': minutes, 'settle_minutes': settle, 'sampled_every_s': EVERY_S, 'cores': len(os.sched_getaffinity(0)),
-        'saved_before': saved or None, 'resumed_from': resumed, 'last_step': last, 'exit_code': code,
+        'saved_before': saved or None, 'unwatched_steps': max(0, saved - before['last_step']) if before else 0,
+        'resumed_from': resumed, 'last_step': last, 'exit_code': code,
         **counts(workdir, resumed or 0, last), **measured(samples, 60 * settle), **commit,
     }  # fmt: skip
     return row | {'problems': problems(row, before), 'samples': thinned(samples)}
@@ -156,7 +161,7 @@ def problems(row: dict[str, Any], before: dict[str, Any] | None) -> list[str]:
         found.append(f'exit code {row["exit_code"]}, expected {EXIT_RESTART}')
     if row['resumed_from'] != row['saved_before']:
         found.append(f'resumed from {row["resumed_from"]}, expected {row["saved_before"]}')
-    if before and row['saved_before'] and row['saved_before'] != before['last_step']:
+    if before and row['saved_before'] and row['saved_before'] < before['last_step']:
         found.append(
             f'the workdir was at step {row["saved_before"]}, the segment before ended at {before["last_step"]}'
         )
@@ -194,7 +199,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     text = ['| ' + ' | '.join(['segment', 'steps', 'saves', 'evaluations', *names.values(), 'problems']) + ' |']
     text += ['|---' * (len(names) + 5) + '|']
     for number, row in enumerate(rows, 1):
-        cells = [number, f'{row["resumed_from"] or 0} to {row["last_step"]}', row['saves'], row['evaluations']]
+        steps = f'{row["resumed_from"] or 0} to {row["last_step"]}'
+        steps += f' ({row["unwatched_steps"]} unwatched before)' if row.get('unwatched_steps') else ''
+        cells = [number, steps, row['saves'], row['evaluations']]
         for name in names:
             each = row['slopes'].get(name)
             unit = ' %' if UNITS[name] == '%' else ''
@@ -207,10 +214,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--minutes', type=float, default=45, help='of a segment')
     parser.add_argument('--settle', type=float, default=5, metavar='MINUTES', help='before the fits begin')
-    parser.add_argument('--segments', type=int, default=4, help='how many there shall be')
+    parser.add_argument('--segments', type=int, default=SEGMENTS, help='how many there shall be')
     parser.add_argument('--workdir', type=Path, default=WORKDIR, help='of the training; it has to be kept in between')
     parser.add_argument('--results', type=Path, default=RESULTS, help='the file of rows')
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('cut by SIGTERM'))  # so that the training is stopped, too
     rows = read_json(args.results)['rows'] if args.results.exists() else []
     if len(rows) < args.segments:
         args.workdir.parent.mkdir(parents=True, exist_ok=True)

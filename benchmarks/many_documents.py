@@ -186,9 +186,10 @@ def main() -> int:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
         print(json.dumps({'exit_code': code, 'compiled': counts, 'peak_rss_mib': round(peak, 1)}))
         return 0
+    origin = provenance(SEED)  # of the code that runs, whatever HEAD is later
     with tempfile.TemporaryDirectory() as folder:
         row = measure(Path(folder), DOCUMENTS, LONGEST)
-    row |= {'problems': problems(row), **provenance(SEED)}
+    row |= {'problems': problems(row), **origin}
     write_text(RESULTS, json.dumps(row, indent=1) + '\n')
     print(table(row), *row['problems'], sep='\n')
     return int(bool(row['problems']))

@@ -21,7 +21,7 @@ from pic_jax.files import write_text
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results' / 'plan'
 SEED = 0
-# `code`: the exit code that the row must have.
+# `code`: the exit code that the row must have, 0 where all programs fit and 1 where one does not.
 ROWS = {
     'llama2_7b_v5e_16': dict(config='llama2_7b_pic_16x.py', topology='v5e:4x4', words=[], code=0),
     **{
@@ -60,32 +60,41 @@ def compile_row(name: str) -> None:
     """
     row = dict(ROWS[name])
     code, words, started = row.pop('code'), command(**row), time.perf_counter()
+    origin = provenance(SEED)  # of the code that runs, whatever HEAD is later
     done = subprocess.run(
         [sys.executable, '-m', 'pic_jax.cli.main', *words, '--json'],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    if done.returncode != code:
-        raise SystemExit(f'{name}: exit code {done.returncode}, expected {code}\n{done.stderr[-2000:]}')
+    programs = [json.loads(line) for line in done.stdout.splitlines()]
+    fits = all(each['fits'] for each in programs)
+    if done.returncode != code or not programs or fits != (code == 0):  # a traceback is an exit code of 1, too
+        said = f'exit code {done.returncode} and {len(programs)} programs that {"all" if fits else "do not all"} fit'
+        raise SystemExit(f'{name}: {said}, expected exit code {code}\n{done.stderr[-2000:]}')
     stored = {
         'command': ' '.join(['pic-jax', *words]),
         'seconds': round(time.perf_counter() - started, 1),
-        'programs': [json.loads(line) for line in done.stdout.splitlines()],
-        **provenance(SEED),
+        'programs': programs,
+        **origin,
     }
     write_text(RESULTS / f'{name}.json', json.dumps(stored, indent=1) + '\n')
 
 
-def table() -> str:
-    """Markdown, a line per program of every stored row."""
+def stored() -> dict[str, dict]:
+    """The rows that have a file."""
+    paths = {name: RESULTS / f'{name}.json' for name in ROWS}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+
+
+def table(rows: dict[str, dict]) -> str:
+    """Markdown, a line per program of every row."""
     lines = [
         '| plan | program | peak of HBM per device, GiB | fits | at least (estimate), ms | compiled in, s |',
         '|---|---|---|---|---|---|',
     ]
-    for name in ROWS:
-        path = RESULTS / f'{name}.json'
-        for found in json.loads(path.read_text())['programs'] if path.exists() else []:
+    for name, row in rows.items():
+        for found in row['programs']:
             peak, hbm = (f'{found[key] / 2**30:.2f}' if found[key] else '?' for key in ('peak_bytes', 'hbm_bytes'))
             least = f'{1e3 * found["estimate"]["step_s"]:.3g}' if 'estimate' in found else '-'
             fits = 'yes' if found['fits'] else 'no'
@@ -105,7 +114,7 @@ def main() -> None:
         if not (RESULTS / f'{name}.json').exists():
             print(name, file=sys.stderr, flush=True)
             compile_row(name)
-    print(table())
+    print(table(stored()))
 
 
 if __name__ == '__main__':

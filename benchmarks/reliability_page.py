@@ -7,10 +7,12 @@ from pathlib import Path
 
 import coverage_rows
 import faults
+import fuzz
 import golden_spread
 import long_run
 import many_documents
 from pages import Section, origin, stored, table
+from provenance import rows_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,30 +22,32 @@ def kills_and_disks() -> Section | None:
     kept = stored('faults')
     if not kept:
         return None
-    kills, damages = (kept[name]['rows'] if name in kept else [] for name in ('killed', 'disk'))
-    machine = next(iter(kept.values()))['machine']
-    origins = origin({'commit': row['commit'], 'machine': machine} for row in (*kills, *damages))
-    return Section('Killed trainings and damaged checkpoints', 'faults', origins, faults.tables(kills, damages))
+    kills, damages = (rows_of(kept[name]) if name in kept else [] for name in ('killed', 'disk'))
+    text = faults.tables(kills, damages)
+    return Section('Killed trainings and damaged checkpoints', 'faults', origin([*kills, *damages]), text)
 
 
 def readers() -> Section | None:
     """What damaged files do to every reader."""
-    kept = stored('fuzz').get('fuzz')
-    if not kept:
+    rows = fuzz.stored()
+    if not rows:
         return None
-    lines = [
-        [name, f'{row["examples"]:,}', f'{row["accepted"]:,}', f'{row["seconds"]:.0f}', str(len(row['failures']))]
-        for name, row in kept['readers'].items()
-    ]
-    total = [sum(row[field] for row in kept['readers'].values()) for field in ('examples', 'accepted', 'seconds')]
-    failures = sum(len(row['failures']) for row in kept['readers'].values())
-    lines.append(['all', *(f'{number:,.0f}' for number in total), str(failures)])
-    heading = ['reader', 'damaged files', 'accepted', 'seconds', 'failures']
+    lines = []
+    for name, row in rows.items():
+        numbers = [f'{row[field]:,.0f}' for field in ('examples', 'accepted', 'seconds')]
+        held_to = ', '.join(f'{what} ({count:,})' for what, count in row['held_to'].items())
+        lines.append([name, *numbers, held_to, str(len(row['failures']))])
+    total = [sum(row[field] for row in rows.values()) for field in ('examples', 'accepted', 'seconds')]
+    failures = sum(len(row['failures']) for row in rows.values())
+    lines.append(['all', *(f'{number:,.0f}' for number in total), '', str(failures)])
+    heading = ['reader', 'damaged files', 'accepted', 'seconds', 'held to', 'failures']
     text = (
-        'What is accepted is compared with a second reader. A failure is a traceback, a hang, more than 1 GiB, or a '
+        'What is accepted is held to what a second, small reader makes of the bytes, to rules that every result keeps, '
+        'or to nothing: the column says how many of the files. A failure is a traceback, a hang, more than 1 GiB, or a '
         'difference.'
     )
-    return Section('Damaged files', 'fuzz', origin([kept]), f'{text}\n\n{table(heading, lines)}')
+    origins = origin(each for row in rows.values() for each in row['origins'])
+    return Section('Damaged files', 'fuzz', origins, f'{text}\n\n{table(heading, lines)}')
 
 
 def long_training() -> Section | None:
@@ -53,7 +57,7 @@ def long_training() -> Section | None:
         return None
     rows = kept['rows']
     minutes = ', '.join(f'{row["minutes"]:g}' for row in rows)
-    text = f'{len(rows)} of 4 segments so far, of {minutes} minutes.\n\n{long_run.table(rows)}'
+    text = f'{len(rows)} of {long_run.SEGMENTS} segments so far, of {minutes} minutes.\n\n{long_run.table(rows)}'
     return Section('A long training', 'long_run', origin(rows), text)
 
 
@@ -66,7 +70,8 @@ def many() -> Section | None:
 def numbers() -> Section | None:
     """How far stored losses move, of themselves and in bfloat16."""
     kept = stored('golden').get('rows')
-    return kept and Section('Stored losses', 'golden_spread', origin([kept]), golden_spread.table(kept['rows']))
+    rows = rows_of(kept) if kept else []
+    return Section('Stored losses', 'golden_spread', origin(rows), golden_spread.table(rows)) if rows else None
 
 
 def versions() -> Section | None:
@@ -75,8 +80,9 @@ def versions() -> Section | None:
     if not kept:
         return None
     fields = ('which', 'python', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'passed', 'skipped', 'failed')
-    text = table(fields, [[str(row[field]) for field in fields] for row in kept['rows']])
-    return Section('The oldest and the newest jax', 'jax_versions', origin([kept]), text)
+    rows = rows_of(kept)
+    text = table(fields, [[str(row[field]) for field in fields] for row in rows])
+    return Section('The oldest and the newest jax', 'jax_versions', origin(rows), text)
 
 
 def lines() -> Section | None:

@@ -58,7 +58,7 @@ def disagreement(ours: tuple[float, Gradients], theirs: tuple[float, Gradients])
     if ours[1].keys() != theirs[1].keys():
         raise ValueError(f'gradients of other tensors: {sorted(ours[1].keys() ^ theirs[1].keys())}')
     shares = [np.linalg.norm(theirs[1][name] - grad) / np.linalg.norm(grad) for name, grad in ours[1].items()]
-    found = {'loss': abs(theirs[0] - ours[0]) / abs(ours[0]), 'gradient': float(max(shares, default=0.0))}
+    found = {'loss': abs(theirs[0] - ours[0]) / abs(ours[0]), 'gradient': float(np.max(shares, initial=0.0))}
     if not (found['loss'] <= LOSS_LIMIT and found['gradient'] <= GRADIENT_LIMIT):
         raise ValueError(f'another computation: {found}, expected at most {LOSS_LIMIT} and {GRADIENT_LIMIT}')
     return found

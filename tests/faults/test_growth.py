@@ -1,6 +1,9 @@
 """The judges of the long runs: what grows is flagged, what does not is not."""
 
 import os
+import signal
+import subprocess
+import sys
 
 import long_run
 import many_documents
@@ -82,6 +85,24 @@ def test_a_resume_from_elsewhere_is_flagged():
     assert long_run.problems(row | {'resumed_from': 450}, None) == ['resumed from 450, expected 500']
     (found,) = long_run.problems(row, {'last_step': 600})
     assert found == 'the workdir was at step 500, the segment before ended at 600'
+    assert long_run.problems(row, {'last_step': 400}) == []  # a segment that was cut went on
+
+
+def test_sigterm_stops_the_training_too(tmp_path, monkeypatch):
+    """And leaves no row."""
+    training = subprocess.Popen(['sleep', '60'])
+    monkeypatch.setattr(long_run.runs, 'start', lambda *_, **__: [training])
+    monkeypatch.setattr(long_run, 'watched', lambda *_: signal.raise_signal(signal.SIGTERM))
+    rows = tmp_path / 'rows.json'
+    monkeypatch.setattr(sys, 'argv', ['long_run.py', f'--workdir={tmp_path / "run"}', f'--results={rows}'])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit, match='cut by SIGTERM'):
+            long_run.main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert training.poll() == -signal.SIGTERM
+    assert not rows.exists()
 
 
 def test_few_samples_are_stored():

@@ -66,3 +66,46 @@ def test_moments_depend_on_the_seed_alone_and_fall_into_saves_often():
     assert len(set(drawn)) == len(drawn)
     assert sum(moment.event == 'save' for moment in drawn) >= len(drawn) / 3
     assert {moment.targets for moment in drawn} == {(0,), (1,), (0, 1), (1, 0)}
+
+
+KILLED = {'signal': 'SIGKILL', 'exit_codes': [-9], 'in_time': True, 'in_save': False, 'processes': 1, 'saved_step': 8,
+          'records': 10, 'reached': 9, 'saved_before': 4, 'records_before': 5, 'problem': None}  # fmt: skip
+TOLD = KILLED | {'signal': 'SIGTERM', 'exit_codes': [75], 'saved_step': 9}
+UNTOUCHED = {'saved_step': 4, 'records': 5, 'reached': 4}
+
+
+@pytest.mark.parametrize(
+    ('row', 'outcome'),
+    [
+        (KILLED, faults.COUNTED),
+        (KILLED | {'exit_codes': [-9, 75]}, faults.COUNTED),  # its peer noticed in between
+        (KILLED | {'exit_codes': [-9, 1]}, faults.WRONG),
+        (KILLED | {'exit_codes': [75]}, faults.WRONG),
+        (KILLED | {'problem': 'a record is lost'}, faults.WRONG),
+        (TOLD, faults.COUNTED),
+        (TOLD | {'saved_step': 8}, faults.WRONG),  # less than was reached
+        (TOLD | {'exit_codes': [-15]}, faults.WRONG),  # in the midst of the training
+        (TOLD | {'exit_codes': [75, -6]}, faults.WRONG),
+        (TOLD | {'exit_codes': [1]}, faults.WRONG),
+        (TOLD | UNTOUCHED | {'exit_codes': [-15]}, faults.EARLY),
+        (TOLD | UNTOUCHED | {'exit_codes': [-15, -6]}, faults.EARLY),
+        (TOLD | UNTOUCHED | {'exit_codes': [-15, -9]}, faults.WRONG),  # the other one hung
+        (TOLD | UNTOUCHED | {'exit_codes': [-6]}, faults.WRONG),
+        (TOLD | {'exit_codes': [0], 'in_time': False}, faults.LATE),
+        (TOLD | {'exit_codes': [-15], 'in_time': False}, faults.LATE),  # between the last save and the exit
+        (TOLD | {'exit_codes': [1], 'in_time': False}, faults.WRONG),
+    ],
+)
+def test_what_a_kill_comes_to(row, outcome):
+    found, problem = faults.judged(row)
+    assert found == outcome
+    assert (problem is not None) == (outcome == faults.WRONG)
+
+
+def test_the_table_counts_what_the_rows_come_to():
+    """Also of rows from before the step reached was stored."""
+    older = {name: value for name, value in TOLD.items() if name not in ('reached', 'saved_before', 'records_before')}
+    early = older | {'exit_codes': [-15], 'saved_step': 0, 'records': 0}
+    rows = [TOLD, older | {'in_save': True}, early, TOLD | {'exit_codes': [1]}]
+    assert '| SIGTERM | 1 | 3 of 10 | 1 | 1 | 1 |' in faults.tables(rows, []).splitlines()
+    assert len([seed for name, processes, seed in faults.next_kills(rows) if (name, processes) == ('SIGKILL', 1)]) == 4
