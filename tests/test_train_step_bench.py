@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import train_step
 from timing import ratio, result_of
@@ -70,6 +71,13 @@ def test_gradients_of_other_tensors_are_refused(runs, case):
         train_step.disagreement((loss, grads), (loss, {name: grads[name] for name in grads if name != 'special'}))
     with pytest.raises(ValueError, match='another computation'):
         train_step.disagreement((loss, grads), (float('nan'), grads))
+
+
+def test_a_gradient_that_is_no_number_is_refused():
+    grads = {'memory': np.ones(3), 'special': np.ones(3)}
+    assert train_step.disagreement((1.0, grads), (1.0, grads)) == {'loss': 0, 'gradient': 0}
+    with pytest.raises(ValueError, match=r"another computation: .*'gradient': nan"):
+        train_step.disagreement((1.0, grads), (1.0, grads | {'special': np.array([1, np.nan, 1])}))
 
 
 @pytest.mark.slow

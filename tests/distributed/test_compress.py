@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from compress_worker import farthest
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +33,12 @@ def compiled(method, options, mesh, rows):
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
+
+
+def test_memory_that_is_no_number_shows():
+    memory = {'k': np.zeros((2, 3)), 'v': np.zeros((2, 3))}
+    assert farthest(memory, memory | {'v': np.ones((2, 3))}) == 1
+    assert np.isnan(farthest(memory, memory | {'v': np.full((2, 3), np.nan)}))
 
 
 @pytest.mark.parametrize('rows', [2, 4])

@@ -13,11 +13,21 @@ GOLDEN = str(ROOT / 'tests' / 'interop' / 'golden_contexts.safetensors')
 OWN, SWEEP = f'--config={ROOT}/configs/own_data.py', f'--config={ROOT}/configs/sweeps/chunk_size.py'
 PIC = '--workdir=tiny_base/pic'
 
+# What every verb asks for, so that nothing else is wrong with its arguments.
+REQUIRED = {
+    'demo': '', 'pretrain': '--config=a.py --workdir=run', 'train': '--config=a.py --workdir=run',
+    'eval': '--workdir=run', 'ablate': '--config=a.py --workdir=run', 'compress': '--workdir=run note.txt --out=out',
+    'ask': '--workdir=run note.txt Why?', 'contexts': 'show note.txt', 'convert': '--base=base --out=out',
+    'export': '--workdir=run --out=out', 'check': 'out', 'tokenize': 'note.txt --base=base --out=out',
+    'plan': '--config=a.py --topology=v5e:4x4', 'plot': 'run',
+}  # fmt: skip
+
 ARGUMENTS = [
     ('', 2, 'the following arguments are required: VERB'),
     ('nonsense', 2, 'invalid choice'),
     ('--version', 2, 'error'),
-    *((verb + ' --no_such_option', 2, 'error: ') for verb in VERBS if verb != 'bench'),
+    *((f'{verb} {REQUIRED[verb]} --no_such_option', 2, f'unknown argument --no_such_option (pic-jax {verb} --help')
+      for verb in VERBS if verb != 'bench'),
     (f'train {OWN}', 2, 'required: --workdir'),
     (f'train {OWN} --workdir=run --distributed=maybe', 2, '--distributed=maybe is not valid: expected one of auto'),
     (f'train {OWN} --workdir=run --profile_steps=9:1', 2, "'9:1' is not valid: expected two steps"),

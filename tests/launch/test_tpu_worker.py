@@ -79,9 +79,10 @@ def test_a_lost_connection_ends_nothing_and_starts_nothing(worker):
     first.wait(timeout=10)
     again = worker.start('run', 'a', 'train')
     other = worker.start('run', 'b', 'train')  # asked for while it runs: follows
+    assert [process.stdout.readline() for process in (again, other)] == ['arguments: train\n'] * 2  # both follow
     worker.end(75)
     for process in (again, other):
-        assert (process.communicate(timeout=30)[0], process.returncode) == ('arguments: train\n', 75)
+        assert (process.stdout.read(), process.wait(timeout=30)) == ('', 75)
     assert worker.starts == 1
 
 

@@ -89,7 +89,7 @@ def difference(backend, pattern, B, N, K, H, seed=0):
 
     found, wanted = (run(name, q, k, v) for name in (backend, 'dense'))
     assert all(float(jnp.abs(x).max()) > 1e-2 for x in wanted[3:])
-    return max(float(jnp.abs(x - y).max()) for x, y in zip(found, wanted, strict=True))
+    return float(np.max([jnp.abs(x - y).max() for x, y in zip(found, wanted, strict=True)]))  # nan, not Python's max
 
 
 def case_pattern(name):
@@ -161,6 +161,16 @@ def test_a_wrong_block_shows(monkeypatch, wrong):
 
     monkeypatch.setattr(Pattern, 'parts', property(broken))
     assert difference('structured', pattern, *CASES['context causal'][4:]) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize('place', range(3))
+def test_a_gradient_that_is_no_number_shows(monkeypatch, place):
+    def broken(*arguments):
+        out, backend = attend(*arguments), arguments[4]
+        return out if backend == 'dense' else out + jnp.sqrt(0 * arguments[place].sum())  # 0 * inf, backward only
+
+    monkeypatch.setitem(globals(), 'attend', broken)
+    assert np.isnan(difference('structured', case_pattern('chunk-local'), *CASES['chunk-local'][4:]))
 
 
 def sizes(text):

@@ -1,6 +1,5 @@
 """The small file of a trained compressor: what it keeps, where it may be named, what it refuses."""
 
-import json
 import re
 import shutil
 
@@ -13,8 +12,10 @@ from safetensors.numpy import save_file
 import pic_jax
 from pic_jax.cli.main import main
 from pic_jax.errors import PicJaxError
-from pic_jax.run import TINY_BASE, named_folder
+from pic_jax.run import TINY_BASE, named_folder, open_run
+from pic_jax.training.start import initial_trainable
 from pic_jax.training.weights import NAME, read_weights
+from pic_jax.training.workdir import read_config
 
 
 @pytest.fixture(scope='module')
@@ -36,9 +37,12 @@ def test_a_saved_compressor_loads_as_it_was_up_to_bfloat16(saved, trained_workdi
 
 @pytest.mark.slow
 def test_training_may_start_from_a_saved_compressor(saved, tmp_path, tiny_config_file):
-    options = [f'--config.start={saved}', '--config.train.steps=1']
+    options = [f'--config.start={saved}', '--config.train.steps=1', '--config.seed=5']
     assert main(['train', f'--config={tiny_config_file}', f'--workdir={tmp_path}', *options]) == 0
-    assert json.loads((tmp_path / 'config.json').read_text())['start'] == str(saved)
+    run = open_run(read_config(tmp_path))
+    begins = initial_trainable(run)
+    assert jax.tree.all(jax.tree.map(np.array_equal, begins, pic_jax.load(saved).trainable))
+    assert not jax.tree.all(jax.tree.map(np.array_equal, begins, run.init_trainable()))
 
 
 def test_weights_and_the_checkpoints_of_a_run_never_stand_in_one_folder(
