@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import pages
 from provenance import provenance
 
 from pic_jax.files import write_text
@@ -82,9 +83,9 @@ def compile_row(name: str) -> None:
 
 
 def stored() -> dict[str, dict]:
-    """The rows that have a file."""
-    paths = {name: RESULTS / f'{name}.json' for name in ROWS}
-    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    """The rows that have a file, in the order of ROWS."""
+    found = pages.stored(RESULTS)
+    return {name: found[name] for name in ROWS if name in found}
 
 
 def table(rows: dict[str, dict]) -> str:

@@ -17,11 +17,6 @@ def chunk_lengths(num_tokens: int, chunk_size: int | None, window: int | None, w
     return lengths
 
 
-def chunks_of(config: CompressorConfig, num_tokens: int) -> list[int]:
-    """`chunk_lengths` as the compressor cuts."""
-    return chunk_lengths(num_tokens, config.chunk_size, config.window, config.window_split)
-
-
 def slots_in(config: CompressorConfig, num_tokens: int) -> int:
     """k of one window: the sum over chunks of ceil(tokens / ratio). Chunks are multiples of the ratio."""
     return -(-num_tokens // config.ratio)

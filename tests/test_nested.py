@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from pic_jax.budget import chunk_lengths, chunks_of, memory_slots, num_embeddings
+from pic_jax.budget import chunk_lengths, memory_slots, num_embeddings
 from pic_jax.config import CONTEXT_SEES, MEMORY_EMBEDDINGS, MEMORY_SEES_MEMORY, POSITIONS, CompressorConfig
 from pic_jax.errors import ConfigError
 from pic_jax.masks import make_layout
@@ -101,7 +101,8 @@ def same_dependence(config: CompressorConfig, length: int) -> bool:
     """Whether the slots that ratio 2 keeps reach nothing that it drops, and all they reach has the ids of ratio 2."""
     fine, coarse = make_layout(config, 13), make_layout(at_ratio(config, 2), 13)
     lengths, tokens = np.array([length]), np.arange(length)
-    kept = 13 + kept_slots(chunks_of(config, length), 1, 2)
+    chunks = chunk_lengths(length, config.chunk_size, config.window, config.window_split)
+    kept = 13 + kept_slots(chunks, 1, 2)
     reached = np.zeros(len(fine.kind), bool)
     reached[kept] = True
     mask = fine.dense_mask() & fine.valid(lengths)

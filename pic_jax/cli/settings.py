@@ -37,7 +37,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def _step(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
+    return int(text) if is_whole_number(text) else text
 
 
 def mesh_config(text: str) -> MeshConfig:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from pic_jax.cli import settings
+from pic_jax.config.checks import is_whole_number
 
 HELP = 'train a compressor; run again with the same workdir to resume'
 EXAMPLE = """example:
@@ -39,7 +40,7 @@ def step_range(text: str) -> range:
       argparse.ArgumentTypeError: it is no such range.
     """
     first, _, last = text.partition(':')
-    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+    if not (is_whole_number(first) and is_whole_number(last) and 1 <= int(first) <= int(last)):
         raise argparse.ArgumentTypeError(f'{text!r} is not valid: expected two steps, e.g. 10:15')
     return range(int(first), int(last) + 1)
 

@@ -11,13 +11,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pic_jax.compressors.streaming import StreamState
+from pic_jax.config.checks import is_whole_number
 from pic_jax.errors import PicJaxError
 from pic_jax.files import replacing
 from pic_jax.models.decoder import KeyValues
 from pic_jax.tensors import check_finite
 
 FORMAT, VERSION = 'pic-stream', '1'
-MOST_DIGITS = 18  # of a number of tokens
 
 
 def write(path: str | os.PathLike, state: StreamState, compressor_sha256: str) -> None:
@@ -59,7 +59,7 @@ def read(path: str | os.PathLike, empty: StreamState, compressor_sha256: str) ->
     if (pending < 0).any():
         raise PicJaxError(f'{path}: pending holds {pending.min()}: expected token ids of at least 0')
     num_tokens = metadata.get('num_tokens', '')
-    if not num_tokens.isdecimal() or len(num_tokens) > MOST_DIGITS:
+    if not is_whole_number(num_tokens):
         raise PicJaxError(f'{path}: num_tokens={num_tokens[:40]!r} is not valid: expected a whole number')
     if empty.past is None:
         return StreamState(None, 0, pending, int(num_tokens))

@@ -32,12 +32,6 @@ def structured(
 ) -> jax.Array:
     """Attention as `attention.attend` defines it, of the pattern's queries over its keys."""
     keys = Keys(k_BSKH, v_BSKH, jnp.broadcast_to(valid_BS, k_BSKH.shape[:2]))
-    if pattern.of_a_chunk:
-        (part,) = pattern.parts
-        folded = [_fold(q_BTNH, part.queries), *(_fold(x, part.own) for x in keys)]
-        q_RANH, k_RPKH, v_RPKH, valid_RP = (x.reshape(-1, *x.shape[2:]) for x in folded)
-        out_RANH = structured(q_RANH, k_RPKH, v_RPKH, pattern.of_a_chunk, valid_RP, platform)
-        return _unfold(out_RANH.reshape(folded[0].shape), part.queries)
     parts = [_attend_part(pattern, part, q_BTNH, keys, platform) for part in pattern.parts]
     return jnp.concatenate(parts, axis=1)
 
@@ -45,20 +39,30 @@ def structured(
 def _attend_part(pattern: Pattern, part: Part, q_BTNH: jax.Array, keys: Keys, platform: str) -> jax.Array:
     """[B, t, N, H] for the t queries of a part."""
     q_BGANH = _fold(q_BTNH, part.queries)
-    own: Keys | None = None
-    own_AP: Any = None
-    if part.own:
-        own = Keys(*(_fold(x, part.own) for x in keys))
-        # In which block they stand makes no difference to what queries see of their own block: the first serves all.
-        own_AP = pattern.dense(_first_block(part.queries), _first_block(part.own))
+    own = Keys(*(_fold(x, part.own) for x in keys)) if part.own else None
     if own is not None and not part.segments:
-        mask_BGAP = own_AP[None, None] & own.valid[:, :, None]
-        q_RANH, k_RPKH, v_RPKH, mask_RAP = (x.reshape(-1, *x.shape[2:]) for x in (q_BGANH, own.k, own.v, mask_BGAP))
-        out_BGANH = attend_rows(q_RANH, k_RPKH, v_RPKH, mask_RAP, platform).reshape(q_BGANH.shape)
+        out_BGANH = _attend_own(pattern, part, q_BGANH, own, platform)
     else:
+        own_AP = _own_mask(pattern, part) if part.own else None
         stretches = [_attend_segment(pattern, part, segment, q_BGANH, own, own_AP, keys) for segment in part.segments]
         out_BGANH = jnp.concatenate(stretches, axis=1)
     return _unfold(out_BGANH, part.queries)
+
+
+def _attend_own(pattern: Pattern, part: Part, q_BGANH: jax.Array, own: Keys, platform: str) -> jax.Array:
+    """[B, G, A, N, H] where blocks see nothing but themselves: each is a row, large ones with blocks of their own."""
+    q_RANH, k_RPKH, v_RPKH, valid_RP = (x.reshape(-1, *x.shape[2:]) for x in (q_BGANH, *own))
+    if pattern.of_a_chunk:
+        out_RANH = structured(q_RANH, k_RPKH, v_RPKH, pattern.of_a_chunk, valid_RP, platform)
+    else:
+        mask_RAP = valid_RP[:, None] & _own_mask(pattern, part)[None]
+        out_RANH = attend_rows(q_RANH, k_RPKH, v_RPKH, mask_RAP, platform)
+    return out_RANH.reshape(q_BGANH.shape)
+
+
+def _own_mask(pattern: Pattern, part: Part) -> np.ndarray:
+    """[A, P]. In which block queries stand makes no difference to what they see of it: the first serves all."""
+    return pattern.dense(_first_block(part.queries), _first_block(part.own))
 
 
 def attend_rows(
