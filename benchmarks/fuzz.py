@@ -7,8 +7,8 @@
 Examples, seconds and failures of every reader add up over segments in benchmarks/results/fuzz/fuzz.json, with where
 they come from and what their results were held to; each segment draws others, as seeds go on from the examples that a
 reader has had. A failure is a traceback, more than `SECONDS` for one file, more than 1 GiB for a reader's share, or a
-result that is not what the file says (where it is compared); its bytes are kept beside the table, and the exit code is
-1.
+result that is not what the file says (benchmarks/fuzz_judges.py); its bytes are kept beside the table, and the exit
+code is 1.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Every reader of the package with a valid file of its own, and what must hold where it accepts a damaged one.
 
-A reader may refuse (PicJaxError) or accept. What most of them accept is compared with what a second, small reader here
-makes of the bytes, so that a wrong result taken for right is found, too; `Reader.held_to` says of which.
+A reader may refuse (PicJaxError) or accept. What it accepts is judged (benchmarks/fuzz_judges.py), so that a wrong
+result taken for right is found, too; `Reader.held_to` says by what.
 """
 
 import json
@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes
+import fuzz_judges as judges
 import numpy as np
-import safetensors.numpy
 from safetensors.numpy import save_file
 
 from pic_jax.cli import settings
@@ -26,8 +25,6 @@ from pic_jax.run import TINY_BASE
 from pic_jax.tensors import read_tensors
 from pic_jax.training import workdir
 
-DTYPES = {'F32': np.float32, 'BF16': ml_dtypes.bfloat16, 'F16': np.float16, 'I32': np.int32}
-ICAE_LORA = 'icae.base_model.model.model.layers.{}.self_attn.q_proj.{}.default.weight'
 SHAPES = {'a.b': (2, 3), 'c': (4,)}
 BASE = {
     'model_type': 'llama', 'vocab_size': 16, 'hidden_size': 8, 'intermediate_size': 8, 'num_hidden_layers': 2,
@@ -43,7 +40,7 @@ class Reader(NamedTuple):
 
     make: fills a folder with what it needs. file: which of it is damaged; kind: of `mutations.damaged`. read: the
     reader, from that folder. right: raises AssertionError where what it accepts is not what the bytes say, or breaks a
-    rule; `unchecked` where nobody looks.
+    rule.
     """
 
     make: Callable[[Path], None]
@@ -55,11 +52,7 @@ class Reader(NamedTuple):
     @property
     def held_to(self) -> str:
         """What a result is compared with."""
-        return 'nothing' if self.right is unchecked else 'rules' if self.right in RULES else 'the bytes'
-
-
-def unchecked(data: bytes, result: Any) -> None:
-    """Anything is right."""
+        return 'rules' if self.right in RULES else 'the bytes'
 
 
 def _json_file(name: str, values: Any) -> Callable[[Path], None]:
@@ -68,72 +61,6 @@ def _json_file(name: str, values: Any) -> Callable[[Path], None]:
 
 def _tensors_file(name: str, tensors: dict[str, np.ndarray], **metadata: str) -> Callable[[Path], None]:
     return lambda folder: save_file(tensors, folder / name, metadata or None)
-
-
-def decoded(data: bytes) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file, read from its header and bytes alone."""
-    size = int.from_bytes(data[:8], 'little')
-    header, body = json.loads(data[8 : 8 + size]), data[8 + size :]
-    return {
-        name: np.frombuffer(body[slice(*entry['data_offsets'])], DTYPES[entry['dtype']]).reshape(entry['shape'])
-        for name, entry in header.items()
-        if name != '__metadata__'
-    }
-
-
-def _same_tensors(data: bytes, found: dict[str, np.ndarray]) -> None:
-    told = decoded(data)
-    assert told.keys() == found.keys()
-    for name, array in found.items():
-        assert array.dtype == told[name].dtype
-        assert array.shape == told[name].shape
-        assert array.tobytes() == told[name].tobytes()
-        assert np.isfinite(array.astype(np.float32)).all()
-
-
-def _right_contexts(data: bytes, found: contexts.StoredContexts) -> None:
-    """The rules of docs/FORMATS.md once more, context by context."""
-    _same_tensors(data, contexts.tensors_of(found))
-    assert len(found.metadata.ids) == len(found.metadata.source_tokens) == len(found)
-    for i, k in enumerate(found.lengths.tolist()):
-        ids = found.positions[i].tolist()
-        assert 1 <= k <= len(ids)
-        assert ids[:k] == sorted({place for place in ids[:k] if place >= 0})
-        assert found.text_start[i] > ids[k - 1]
-        assert not any(ids[k:])
-        for name, array in found.vectors.items():
-            assert not np.moveaxis(array[i], contexts.slot_axis(name) - 1, 0)[k:].any()
-
-
-def _same_values(told: Any, found: Any, path: str = '') -> None:
-    """Everything that a JSON file says is what the settings say; None takes a preset's value, lists become tuples."""
-    if isinstance(told, dict):
-        assert isinstance(found, dict)
-        for key, value in told.items():
-            _same_values(value, found[key], f'{path}.{key}')
-    elif isinstance(told, list):
-        assert list(found) == told
-    elif told is not None and path != '.remat':  # true and false are names of older files
-        assert (found, isinstance(found, bool)) == (told, isinstance(told, bool)), path
-
-
-def _right_shape(data: bytes, found: Any) -> None:
-    told = json.loads(data)
-    for key in ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads'):
-        assert type(told[key]) is int
-        assert getattr(found, key) == told[key] > 0
-    assert 0 < found.rms_norm_eps < 1e39
-    assert 0 < found.rope.theta < 1e39
-    assert all(0 <= token < found.vocab_size for token in found.eos_token_ids)
-
-
-def _right_records(data: bytes, records: list) -> None:
-    lines = [json.loads(line) for line in data.decode('utf-8-sig').split('\n') if line.strip()]
-    told = {line.get(key) for line in lines for key in ('text', 'context', 'input') if isinstance(line.get(key), str)}
-    for record in records:
-        assert record.context in told
-        assert record.context.strip()
-        assert all(isinstance(answer, str) and answer.strip() for answer in record.answers)
 
 
 def _model(folder: Path) -> None:
@@ -151,29 +78,10 @@ def _load_model(folder: Path) -> Any:
     return hf.to_hf(hf.load_params(folder, config := hf.read_config(folder)), config)
 
 
-def _right_shard(data: bytes, state: dict[str, np.ndarray]) -> None:
-    """What the model has of this file is what safetensors makes of it."""
-    told = safetensors.numpy.load(data)
-    assert told.keys() & state.keys()
-    for name in told.keys() & state.keys():
-        _same_numbers(told[name], state[name])
-    _all_halves(data, state)
-
-
-def _same_numbers(told: np.ndarray, found: Any) -> None:
-    """The same values and shape, whatever the width of their floats."""
-    assert np.array_equal(np.asarray(told, np.float32), np.asarray(found, np.float32))
-
-
-def _all_halves(data: bytes, state: dict[str, np.ndarray]) -> None:
-    for array in state.values():
-        assert np.isfinite(array.astype(np.float32)).all()
-
-
 def _tokens(folder: Path) -> None:
     """A finished folder of two shards, made by the package."""
     tokenizer = _tokenizer()
-    (folder / 'notes.jsonl').write_text(''.join(json.dumps({'text': f'note {n} ' * 4}) + '\n' for n in range(6)))
+    (folder / 'notes.jsonl').write_text(''.join(json.dumps({'text': note}) + '\n' for note in judges.NOTES))
     records = readers.read(str(folder / 'notes.jsonl'), 10)
     made = shard_writer.Settings(
         'notes.jsonl', '0' * 64, 'tiny_base', tokenise.fingerprint(tokenizer), 2048, 1, 3, None, None
@@ -194,14 +102,17 @@ def _read_tokens(folder: Path) -> list[np.ndarray]:
 
 
 def _right_tokens(data: bytes, found: list[np.ndarray]) -> None:
-    """Ids that the folder promises are ids."""
-    assert found
-    assert all(ids.dtype == np.int32 and (ids >= 0).all() for ids in found)
+    judges.right_tokens(_tokenizer(), data, found)
 
 
-def _finish_again(folder: Path) -> Any:
+def _finish_again(folder: Path) -> list[np.ndarray] | None:
     (folder / token_shards.INDEX).unlink()
-    return shard_writer.finish(folder)
+    return _read_tokens(folder) if shard_writer.finish(folder) else None
+
+
+def _right_when_finished(data: bytes, found: list[np.ndarray] | None) -> None:
+    if found is not None:  # the file may say that a shard is missing
+        _right_tokens(data, found)
 
 
 def _tokenizer_files(folder: Path) -> None:
@@ -213,21 +124,10 @@ def _use_tokenizer(folder: Path) -> np.ndarray:
     return tokenise.encode(tokenise.load_tokenizer(folder), 'Mara lives in Stonehaven.')
 
 
-def _right_ids(data: bytes, ids: np.ndarray) -> None:
-    assert ids.dtype == np.int32
-    assert (ids >= 0).all()
-
-
 def stream_state() -> StreamState:
     """Three slots of a model of 2 layers, 1 head of 4 numbers, and two tokens that wait."""
     past = np.zeros((2, 1, 3, 1, 4), np.float32)
     return StreamState(KeyValues(past, past), 3, np.array([5, 6], np.int32), 12)
-
-
-def _right_stream(data: bytes, state: StreamState) -> None:
-    assert (state.pending >= 0).all()
-    assert state.num_tokens >= state.past_count
-    assert all(np.isfinite(np.asarray(array)).all() for array in state.past)
 
 
 LORA = {'layers': {'self_attn': {'q_proj': {'lora_A': np.ones((2, 8, 2), np.float32),
@@ -242,39 +142,11 @@ def _read_adapter(folder: Path) -> Any:
     return peft.read_adapter(folder / 'adapter', LORA, LoraConfig(2, 4.0, ('q_proj',)))
 
 
-def _right_adapter(data: bytes, found: dict[str, Any]) -> None:
-    """PEFT's [R, in] and [out, R] of two layers."""
-    told = safetensors.numpy.load(data)
-    for part, stacked in found['layers']['self_attn']['q_proj'].items():
-        for i, layer in enumerate(stacked):
-            _same_numbers(told[f'base_model.model.model.layers.{i}.self_attn.q_proj.{part}.weight'].T, layer)
-
-
 def _icae(folder: Path) -> None:
     _model(folder)
-    tensors = {ICAE_LORA.format(i, f'lora_{part}'): np.ones(shape, np.float32)
+    tensors = {judges.ICAE_LORA.format(i, f'lora_{part}'): np.ones(shape, np.float32)
                for i in range(2) for part, shape in (('A', (2, 8)), ('B', (8, 2)))}  # fmt: skip
     save_file(tensors | {'memory_token_embed.weight': np.ones((7, 8), np.float32)}, folder / 'icae.safetensors')
-
-
-def _right_icae(data: bytes, found: tuple[RunConfig, dict[str, Any]]) -> None:
-    """A table of memory and what follows it, and the adapters as they come."""
-    told, trained = safetensors.numpy.load(data), found[1]
-    memory, table = trained['memory_embeddings'], told['memory_token_embed.weight']
-    _same_numbers(table[: len(memory)], memory)
-    for vector, own in zip(table[len(memory) :], foreign.SPECIALS, strict=True):
-        _same_numbers(vector, trained['special'][own])
-    for part, stacked in trained['lora']['layers']['self_attn']['q_proj'].items():
-        for i, layer in enumerate(stacked):
-            _same_numbers(told[ICAE_LORA.format(i, part)].T, layer)
-
-
-def _right_icformer(data: bytes, found: tuple[RunConfig, dict[str, Any]]) -> None:
-    """Digests, and special vectors where there are any."""
-    told, trained = safetensors.numpy.load(data), found[1]
-    _same_numbers(told['digest_embeddings'][0], trained['memory_embeddings'])
-    for name, vector in trained['special'].items():
-        _same_numbers(told[name.upper()][0, 0] if name.upper() in told else np.zeros(8), vector)
 
 
 def _icformer(folder: Path) -> None:
@@ -351,68 +223,81 @@ def read_stream(folder: Path) -> StreamState:
     return streams.read(folder / 'stream', stream_state(), '0' * 64)
 
 
-RULES = {_all_halves, _right_tokens, _right_ids, _right_stream}  # look at the result alone
+RULES = {
+    judges.all_halves,
+    _right_tokens,
+    _right_when_finished,
+    judges.right_ids,
+    judges.right_stream,
+}  # of the result alone
 
 READERS = {
-    'contexts': Reader(_stored(False), 'stored.safetensors', 'safetensors', _read_stored, _right_contexts),
-    'nested contexts': Reader(_stored(True), 'stored.safetensors', 'safetensors', _read_stored, _right_contexts),
+    'contexts': Reader(_stored(False), 'stored.safetensors', 'safetensors', _read_stored, judges.right_contexts),
+    'nested contexts': Reader(_stored(True), 'stored.safetensors', 'safetensors', _read_stored, judges.right_contexts),
     'weights': Reader(
         _tensors_file('w', {name: np.ones(shape, np.float32) for name, shape in SHAPES.items()}, format='x'),
-        'w', 'safetensors', lambda folder: read_tensors(folder / 'w', SHAPES, {'format': 'x'}), _same_tensors,
+        'w', 'safetensors', lambda folder: read_tensors(folder / 'w', SHAPES, {'format': 'x'}), judges.same_tensors,
     ),
-    'base config': Reader(_json_file('config.json', BASE), 'config.json', 'json', hf.read_config, _right_shape),
-    'base with config': Reader(_model, 'config.json', 'json', _load_model, _all_halves),
-    'base index': Reader(_model, 'model.safetensors.index.json', 'json', _load_model, _all_halves),
-    'base shard': Reader(_model, 'model-00002-of-00002.safetensors', 'safetensors', _load_model, _right_shard),
+    'base config': Reader(_json_file('config.json', BASE), 'config.json', 'json', hf.read_config, judges.right_shape),
+    'base with config': Reader(_model, 'config.json', 'json', _load_model, judges.all_halves),
+    'base index': Reader(_model, 'model.safetensors.index.json', 'json', _load_model, judges.all_halves),
+    'base shard': Reader(_model, 'model-00002-of-00002.safetensors', 'safetensors', _load_model, judges.right_shard),
     'run config': Reader(
         _json_file('config.json', to_mapping(RunConfig())), 'config.json', 'json', workdir.read_config,
-        lambda data, found: _same_values(json.loads(data), to_mapping(found)),
+        judges.right_settings,
     ),
     'jsonl': Reader(
         _lines('a.jsonl', JSONL), 'a.jsonl', 'jsonl', lambda folder: readers.read(str(folder / 'a.jsonl'), 10),
-        _right_records,
+        judges.right_records,
     ),
     'contexts to compress': Reader(
         _lines('a.jsonl', JSONL), 'a.jsonl', 'jsonl', lambda folder: readers.read_contexts(str(folder / 'a.jsonl')),
-        unchecked,
+        judges.right_contexts_to_compress,
     ),
     'squad': Reader(
         _json_file('a.json', SQUAD), 'a.json', 'json', lambda folder: readers.read(str(folder / 'a.json'), 10),
-        unchecked,
+        judges.right_squad,
     ),
     'text': Reader(
         lambda folder: (folder / 'a.txt').write_text('One.\n\nTwo.\n' * 9), 'a.txt', 'bytes',
-        lambda folder: readers.read(str(folder / 'a.txt'), 2), unchecked,
+        lambda folder: readers.read(str(folder / 'a.txt'), 2), judges.right_passages,
     ),
     'token index': Reader(_tokens, 'index.json', 'json', _read_tokens, _right_tokens),
     'token lengths': Reader(_tokens, 'lengths.bin', 'bytes', _read_tokens, _right_tokens),
     'token shard': Reader(_tokens, 'tokens-00001.arrayrecord', 'bytes', _read_tokens, _right_tokens),
-    'unfinished shard': Reader(_tokens, 'tokens-00001.json', 'json', _finish_again, unchecked),
-    'unfinished end': Reader(_tokens, 'end.json', 'json', _finish_again, unchecked),
-    'tokenizer': Reader(_tokenizer_files, 'tokenizer.json', 'json', _use_tokenizer, _right_ids),
-    'tokenizer config': Reader(_tokenizer_files, 'tokenizer_config.json', 'json', _use_tokenizer, _right_ids),
+    'unfinished shard': Reader(_tokens, 'tokens-00001.json', 'json', _finish_again, _right_when_finished),
+    'unfinished end': Reader(_tokens, 'end.json', 'json', _finish_again, _right_when_finished),
+    'tokenizer': Reader(_tokenizer_files, 'tokenizer.json', 'json', _use_tokenizer, judges.right_ids),
+    'tokenizer config': Reader(_tokenizer_files, 'tokenizer_config.json', 'json', _use_tokenizer, judges.right_ids),
     'adapter': Reader(
-        _adapter, 'adapter/adapter_model.safetensors', 'safetensors', _read_adapter, _right_adapter,
+        _adapter, 'adapter/adapter_model.safetensors', 'safetensors', _read_adapter, judges.right_adapter,
     ),
-    'adapter config': Reader(_adapter, 'adapter/adapter_config.json', 'json', _read_adapter, unchecked),
+    'adapter config': Reader(
+        _adapter, 'adapter/adapter_config.json', 'json', _read_adapter, judges.right_adapter_config,
+    ),
     'stream state': Reader(
         lambda folder: streams.write(folder / 'stream', stream_state(), '0' * 64), 'stream', 'safetensors',
-        read_stream, _right_stream,
+        read_stream, judges.right_stream,
     ),
     'icae': Reader(
         _icae, 'icae.safetensors', 'safetensors',
-        lambda folder: foreign.read_icae(folder / 'icae.safetensors', str(folder), 4, 32.0, 'float32'), _right_icae,
+        lambda folder: foreign.read_icae(folder / 'icae.safetensors', str(folder), 4, 32.0, 'float32'),
+        judges.right_icae,
     ),
     'icformer': Reader(
         _icformer, 'ic/param.safetensors', 'safetensors',
-        lambda folder: foreign.read_icformer(folder / 'ic', str(folder), 4, 'float32'), _right_icformer,
+        lambda folder: foreign.read_icformer(folder / 'ic', str(folder), 4, 'float32'),
+        judges.right_icformer,
     ),
     'icformer config': Reader(
         _icformer, 'ic/config.json', 'json',
-        lambda folder: foreign.read_icformer(folder / 'ic', str(folder), 4, 'float32'), unchecked,
+        lambda folder: foreign.read_icformer(folder / 'ic', str(folder), 4, 'float32'),
+        judges.right_icformer_config,
     ),
-    'overrides': Reader(lambda folder: (folder / 'words').write_bytes(WORDS), 'words', 'bytes', _words, unchecked),
-    'metrics': Reader(_lines('metrics.jsonl', METRICS), 'metrics.jsonl', 'jsonl', _read_metrics, unchecked),
+    'overrides': Reader(
+        lambda folder: (folder / 'words').write_bytes(WORDS), 'words', 'bytes', _words, judges.right_overrides,
+    ),
+    'metrics': Reader(_lines('metrics.jsonl', METRICS), 'metrics.jsonl', 'jsonl', _read_metrics, judges.right_metrics),
 }  # fmt: skip
 
 

@@ -42,8 +42,8 @@ def readers() -> Section | None:
     lines.append(['all', *(f'{number:,.0f}' for number in total), '', str(failures)])
     heading = ['reader', 'damaged files', 'accepted', 'seconds', 'held to', 'failures']
     text = (
-        'What is accepted is held to what a second, small reader makes of the bytes, to rules that every result keeps, '
-        'or to nothing: the column says how many of the files. A failure is a traceback, a hang, more than 1 GiB, or a '
+        'What is accepted is held to what a second, small reader makes of the bytes, or to rules that every result '
+        'keeps (the column says how many of the files). A failure is a traceback, a hang, more than 1 GiB, or a '
         'difference.'
     )
     origins = origin(each for row in rows.values() for each in row['origins'])
