@@ -59,9 +59,18 @@ def draw(seed: int, name: str, processes: int) -> Moment:
 
 
 def start(
-    workdir: Path, processes: int = 1, words: Iterable[str] = (), config: Path = CONFIG, **environment: str
+    workdir: Path,
+    processes: int = 1,
+    words: Iterable[str] = (),
+    config: Path = CONFIG,
+    program: tuple[str, ...] = ('-m', 'pic_jax.cli.main'),
+    **environment: str,
 ) -> list[subprocess.Popen]:
-    """`pic-jax train` of a configuration file in that many processes; stderr goes to WORKDIR.<process>.log."""
+    """`pic-jax train` of a configuration file in that many processes; stderr goes to WORKDIR.<process>.log.
+
+    Args:
+      words: more of the command line. program: what Python runs. environment: variables beside our own.
+    """
     names = {}
     if processes > 1:
         with socket.socket() as free:
@@ -69,7 +78,7 @@ def start(
             address = f'localhost:{free.getsockname()[1]}'
         names = {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': str(processes)}
     env = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'} | environment | names
-    command = [sys.executable, '-m', 'pic_jax.cli.main', 'train', f'--config={config}', f'--workdir={workdir}', *words]
+    command = [sys.executable, *program, 'train', f'--config={config}', f'--workdir={workdir}', *words]
     running = []
     for index in range(processes):
         with log(workdir, index).open('w') as stderr:

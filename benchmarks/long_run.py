@@ -4,9 +4,10 @@
 time per step are sampled every few seconds; a line is fitted to each (benchmarks/growth.py), within a segment and after
 its first minutes, in which programs are compiled and pools fill up. What counts as growth:
 
-- memory: the upper end of the slope's 95% interval, kept up for a day, adds more than a quarter of what there is. A
-  preempted run is seldom older, and a machine has as much to spare; a list that keeps one float array of 1,000 numbers
-  a step passes the limit at one step a second.
+- memory, resident and handed out by malloc: the upper end of the slope's 95% interval, kept up for a day, adds more
+  than a quarter of what is resident. A preempted run is seldom older, and a machine has as much to spare; a list that
+  keeps one float array of 1,000 numbers a step passes the limit at one step a second.
+- Python's small objects: in the same way, at 100 bytes each.
 - open files, threads: the upper end of the interval is one an hour or more.
 - processor time per step (with saves and evaluations): the upper end is 10% an hour or more. It wants a machine of its
   own: where other programs keep all cores busy, threads that wait for a core count too.
@@ -14,6 +15,11 @@ its first minutes, in which programs are compiled and pools fill up. What counts
   `other_cores` says how many cores they used in the first and in the second half.
 
     python benchmarks/long_run.py     runs the next segment that is missing; exit code 1 where a segment has a problem
+    python benchmarks/long_run.py --segments=1 --arenas=0 --results=benchmarks/results/long_run/default_arenas.json
+
+glibc gives threads up to 8 heaps of their own for every core, and each keeps for a while what its threads gave back:
+resident memory grows by that for hours, though malloc has handed out no more (heap_samples.py tells the two apart). The
+training has MALLOC_ARENA_MAX=2, as README recommends; the second command measures it without.
 
 A segment that is cut leaves no row, and its training stops with it. The next one goes on from there; its row has those
 steps as `unwatched_steps`.
@@ -30,6 +36,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import heap_samples
 import killed_runs as runs
 import numpy as np
 from growth import LEAST, slope
@@ -44,35 +51,42 @@ RESULTS = Path(__file__).with_name('results') / 'long_run' / 'segments.json'
 WORKDIR = Path(__file__).parents[1] / 'runs' / 'long_run'
 SEED, SEGMENTS = 0, 4
 EVERY_S, STORED_SAMPLES = 5.0, 200
+BLOCK_BYTES = 100  # of one of Python's small objects, which have 16 to 512
 TAIL = 8192  # bytes at the end of metrics.jsonl that hold more than two records
 MEMORY_SHARE_A_DAY, COUNT_AN_HOUR, PERCENT_AN_HOUR = 0.25, 1.0, 10.0
 UNITS = {
-    'rss_mib': 'MiB', 'anonymous_mib': 'MiB', 'handles': 'handles', 'threads': 'threads',
-    'step_cpu_s': '%', 'step_s': '%',
+    'rss_mib': 'MiB', 'anonymous_mib': 'MiB', 'heap_mib': 'MiB', 'python_blocks': 'blocks', 'handles': 'handles',
+    'threads': 'threads', 'step_cpu_s': '%', 'step_s': '%',
 }  # fmt: skip
 
-Samples = dict[str, np.ndarray]  # the fields of `Usage`, and t_s, step, step_s, busy_s; one number a sample
+Samples = dict[str, np.ndarray]  # the fields of `Usage` and `Heap`, and t_s, step, step_s, busy_s; one number a sample
 
 
-def segment(workdir: Path, minutes: float, settle: float, before: dict[str, Any] | None, config: Path = CONFIG) -> dict:
+def segment(
+    workdir: Path, minutes: float, settle: float, before: dict[str, Any] | None, arenas: int, config: Path = CONFIG
+) -> dict:
     """The row of one more segment; it goes on from the workdir's newest checkpoint.
 
     Args:
       minutes: from the first record to SIGTERM. settle: of these, before the fits begin.
-      before: the row of the segment before it.
+      before: the row of the segment before it. arenas: heaps of malloc at most, 0 for glibc's default.
     """
     commit, saved = provenance(SEED), runs.saved_step(workdir)
     if before and not saved:
         print(f'{workdir} has no checkpoint: starts afresh', file=sys.stderr)
-    (process,) = runs.start(workdir, config=config)
+    heap = workdir.with_name(f'{workdir.name}.heap.json')
+    variables = {'HEAP_FILE': str(heap)} | ({'MALLOC_ARENA_MAX': str(arenas)} if arenas else {})
+    heap.unlink(missing_ok=True)
+    (process,) = runs.start(workdir, config=config, program=(heap_samples.__file__,), **variables)
     try:
-        samples = watched(process, workdir, 60 * minutes)
+        samples = watched(process, workdir, heap, 60 * minutes)
     finally:
         process.terminate()
         (code,) = runs.ended([process])
     resumed, last = runs.resumed_from(workdir) or None, runs.saved_step(workdir)
     row = {
-        'minutes': minutes, 'settle_minutes': settle, 'sampled_every_s': EVERY_S, 'cores': len(os.sched_getaffinity(0)),
+        'minutes': minutes, 'arenas': arenas, 'settle_minutes': settle, 'sampled_every_s': EVERY_S,
+        'cores': len(os.sched_getaffinity(0)),
         'saved_before': saved or None, 'unwatched_steps': max(0, saved - before['last_step']) if before else 0,
         'resumed_from': resumed, 'last_step': last, 'exit_code': code,
         **counts(workdir, resumed or 0, last), **measured(samples, 60 * settle), **commit,
@@ -80,7 +94,7 @@ def segment(workdir: Path, minutes: float, settle: float, before: dict[str, Any]
     return row | {'problems': problems(row, before), 'samples': thinned(samples)}
 
 
-def watched(process: subprocess.Popen, workdir: Path, seconds: float) -> Samples:
+def watched(process: subprocess.Popen, workdir: Path, heap: Path, seconds: float) -> Samples:
     """Samples from the first new record on, until that time is over or the process has ended."""
     first, rows, began = newest_step(workdir)[0], [], None
     deadline = time.monotonic() + runs.LIMIT_S
@@ -90,13 +104,13 @@ def watched(process: subprocess.Popen, workdir: Path, seconds: float) -> Samples
             break
         except subprocess.TimeoutExpired:
             pass
-        found, (step, step_s) = usage(process.pid), newest_step(workdir)
-        if found and step > first:
+        found, handed_out, (step, step_s) = usage(process.pid), heap_samples.latest(heap), newest_step(workdir)
+        if found and handed_out and step > first:
             if began is None:
                 began = time.monotonic()
                 deadline = began + seconds
-            rows.append((round(time.monotonic() - began, 2), *found, step, step_s, busy_s()))
-    names = ('t_s', *Usage._fields, 'step', 'step_s', 'busy_s')
+            rows.append((round(time.monotonic() - began, 2), *found, *handed_out, step, step_s, busy_s()))
+    names = ('t_s', *Usage._fields, *heap_samples.Heap._fields, 'step', 'step_s', 'busy_s')
     return dict(zip(names, np.array(rows).reshape(-1, len(names)).T, strict=True))
 
 
@@ -172,9 +186,10 @@ def growth(middles: dict[str, float], slopes: dict[str, dict[str, float]]) -> li
     """What grows, or may grow, by more than the limits above."""
     if not slopes:
         return ['too few samples to fit a line']
+    memory = MEMORY_SHARE_A_DAY * middles['rss_mib'] / 24
     limits = {
-        'rss_mib': MEMORY_SHARE_A_DAY * middles['rss_mib'] / 24, 'handles': COUNT_AN_HOUR, 'threads': COUNT_AN_HOUR,
-        'step_cpu_s': PERCENT_AN_HOUR, 'step_s': PERCENT_AN_HOUR,
+        'rss_mib': memory, 'heap_mib': memory, 'python_blocks': memory * 2**20 / BLOCK_BYTES,
+        'handles': COUNT_AN_HOUR, 'threads': COUNT_AN_HOUR, 'step_cpu_s': PERCENT_AN_HOUR, 'step_s': PERCENT_AN_HOUR,
     }  # fmt: skip
     found = []
     for name, limit in limits.items():
@@ -194,8 +209,10 @@ def thinned(samples: Samples) -> dict[str, list[float]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """What the rows come to: middles, with the slope's 95% interval an hour."""
-    names = {'rss_mib': 'memory, MiB', 'handles': 'open files', 'threads': 'threads', 'step_cpu_s': 'CPU s a step',
-             'step_s': 's a step'}  # fmt: skip
+    names = {
+        'rss_mib': 'memory, MiB', 'heap_mib': 'of malloc, MiB', 'python_blocks': 'objects of Python',
+        'handles': 'open files', 'threads': 'threads', 'step_cpu_s': 'CPU s a step', 'step_s': 's a step',
+    }  # fmt: skip
     text = ['| ' + ' | '.join(['segment', 'steps', 'saves', 'evaluations', *names.values(), 'problems']) + ' |']
     text += ['|---' * (len(names) + 5) + '|']
     for number, row in enumerate(rows, 1):
@@ -214,6 +231,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--minutes', type=float, default=45, help='of a segment')
     parser.add_argument('--settle', type=float, default=5, metavar='MINUTES', help='before the fits begin')
+    parser.add_argument('--arenas', type=int, default=2, help="heaps of malloc at most, 0: glibc's default (default 2)")
     parser.add_argument('--segments', type=int, default=SEGMENTS, help='how many there shall be')
     parser.add_argument('--workdir', type=Path, default=WORKDIR, help='of the training; it has to be kept in between')
     parser.add_argument('--results', type=Path, default=RESULTS, help='the file of rows')
@@ -222,7 +240,8 @@ def main() -> int:
     rows = read_json(args.results)['rows'] if args.results.exists() else []
     if len(rows) < args.segments:
         args.workdir.parent.mkdir(parents=True, exist_ok=True)
-        rows.append(segment(args.workdir, args.minutes, args.settle, rows[-1] if rows else None))
+        before = rows[-1] if rows else None
+        rows.append(segment(args.workdir, args.minutes, args.settle, before, args.arenas))
         write_text(args.results, json.dumps({'rows': rows}, indent=1) + '\n')
     print(table(rows))
     if len(rows) < args.segments:

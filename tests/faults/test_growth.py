@@ -23,6 +23,7 @@ def series(**grown) -> long_run.Samples:
         't_s': 60 * MINUTES, 'rss_mib': 900 + rng.normal(0, 1, n), 'anonymous_mib': 700 + rng.normal(0, 1, n),
         'handles': 40 + rng.integers(0, 2, n) * 3, 'threads': np.full(n, 25), 'cpu_s': 0.08 * steps,
         'step': steps, 'step_s': 0.05 + rng.normal(0, 0.004, n), 'busy_s': 0.08 * steps + 6 * MINUTES,
+        'heap_mib': 320 + rng.normal(0, 1, n), 'python_blocks': 1.5e6 + rng.normal(0, 1e3, n),
     }  # fmt: skip
     return flat | {name: flat[name] + more for name, more in grown.items()}
 
@@ -40,6 +41,8 @@ def test_what_does_not_grow_is_not_flagged():
     ('name', 'grown'),
     [
         ('rss_mib', MINUTES / 60 * 20),  # 20 MiB an hour
+        ('heap_mib', MINUTES / 60 * 20),
+        ('python_blocks', MINUTES / 60 * 2e5),  # 19 MiB an hour
         ('handles', np.floor(MINUTES / 10)),  # one in ten minutes
         ('threads', np.floor(MINUTES / 10)),
         ('step_s', 0.05 * MINUTES / 60 * 0.5),  # half as long again in an hour

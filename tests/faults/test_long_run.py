@@ -41,7 +41,7 @@ def grown(tmp_path, monkeypatch):
     def run(lines='', before=None):
         config = tmp_path / 'config.py'
         config.write_text(CONFIG + lines)
-        return long_run.segment(tmp_path / 'run', MINUTES, SETTLE, before, config)
+        return long_run.segment(tmp_path / 'run', MINUTES, SETTLE, before, 2, config)
 
     return run
 
@@ -53,7 +53,16 @@ def test_a_segment_goes_on_where_the_last_one_stopped(grown):
     for row in (first, second):
         assert row['exit_code'] == 75
         assert row['saves'] >= 1
-        assert {*row['samples']} >= {'t_s', 'rss_mib', 'handles', 'threads', 'step', 'step_s'}
+        assert {*row['samples']} >= {
+            't_s',
+            'rss_mib',
+            'heap_mib',
+            'python_blocks',
+            'handles',
+            'threads',
+            'step',
+            'step_s',
+        }
         # Too short to say that nothing grows; nothing else may be wrong.
         assert not [line for line in row['problems'] if 'an hour' not in line]
     assert (first['saved_before'], first['resumed_from']) == (None, None)
@@ -65,6 +74,7 @@ def test_a_leak_is_flagged(grown):
     """1 MiB a step: the slope has to see at least a half of it, and be sure."""
     row = grown(LEAKS)
     steps, seconds = (row['samples'][name][-1] - row['samples'][name][0] for name in ('step', 't_s'))
-    assert row['slopes']['rss_mib']['rate'] > 0.5 * steps / seconds * 3600
-    assert any(line.startswith('rss_mib') for line in row['problems'])
-    assert row['slopes']['rss_mib']['low'] > 0
+    for name in ('rss_mib', 'heap_mib'):
+        assert row['slopes'][name]['rate'] > 0.5 * steps / seconds * 3600
+        assert any(line.startswith(name) for line in row['problems'])
+        assert row['slopes'][name]['low'] > 0
