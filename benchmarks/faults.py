@@ -25,7 +25,7 @@ import damage
 import killed_runs as runs
 from provenance import provenance, rows_of
 
-from pic_jax.errors import EXIT_RESTART
+from pic_jax.errors import EXIT_LOST, EXIT_RESTART
 from pic_jax.files import read_json, write_text
 
 RESULTS = Path(__file__).with_name('results') / 'faults'
@@ -36,7 +36,7 @@ KILLS_PER_RUN = 4
 PROCESSES = (1, 2)
 # What a kill comes to.
 COUNTED, EARLY, LATE, WRONG = 'counted', 'before SIGTERM was handled', 'after the last save', 'wrong'
-ABORTED = -6  # how JAX ends a process whose peer is gone before the training begins
+ABORTED = -6  # how JAX ends a process whose peer is gone, where pic-jax is not the first to notice
 
 
 def killed(folder: Path, deadline: float) -> list[dict[str, Any]]:
@@ -99,20 +99,22 @@ def killed_run(workdir: Path, kills: list[tuple[str, int, int]], whole: list[dic
 def judged(row: dict[str, Any]) -> tuple[str, str | None]:
     """What a kill comes to, and what is wrong with it; None where nothing.
 
-    SIGKILL ends processes as it does, or one notices in the gap that its peer is gone. SIGTERM saves what was reached
-    and exits with 75. One that comes while a process still imports ends it: that start has left nothing.
+    SIGKILL ends processes as it does, or they notice that a peer is gone. SIGTERM saves what was reached and exits with
+    75. One that comes while a process still imports ends it: that start has left nothing.
     """
     if row['problem']:
         return WRONG, row['problem']
     codes, by_signal = set(row['exit_codes']), -getattr(signal, row['signal'])
-    if not row['in_time'] and codes <= {0, by_signal, EXIT_RESTART}:
+    lost = {ABORTED, EXIT_LOST, EXIT_RESTART} if row['signal'] == 'SIGKILL' else set()
+    if not row['in_time'] and codes <= {0, by_signal, EXIT_RESTART} | lost:
         return LATE, None
     had = row.get('saved_before', 0), row.get('records_before', 0)
     nothing_new = (row['saved_step'], row['records']) == had
     early = codes <= {by_signal, ABORTED, EXIT_RESTART} and by_signal in codes
     if row['signal'] == 'SIGTERM' and early and nothing_new:
         return EARLY, None
-    if codes not in ([{by_signal}, {by_signal, EXIT_RESTART}] if row['signal'] == 'SIGKILL' else [{EXIT_RESTART}]):
+    expected = by_signal if row['signal'] == 'SIGKILL' else EXIT_RESTART
+    if expected not in codes or codes - lost - {expected}:
         return WRONG, f'exit codes {row["exit_codes"]}'
     if row['signal'] == 'SIGTERM' and row['saved_step'] < row.get('reached', 0):
         return WRONG, f'saved step {row["saved_step"]}, expected at least {row["reached"]}'

@@ -44,13 +44,14 @@ class Moment:
 def draw(seed: int, name: str, processes: int) -> Moment:
     """The moment of a seed. Half are the beginning of a save and up to the time that one takes.
 
-    SIGKILL goes to all processes, as where a machine is lost; SIGTERM to all or to one, which tells the others.
+    It goes to all processes or to one. The others notice: of SIGTERM they are told, of SIGKILL they lose a peer (once
+    they have one: those that still join wait for minutes).
     """
     rng = random.Random(f'{name} {processes} {seed}')
     event = rng.choice(['save', 'save', 'save', 'record', 'record', 'start'])
     pauses = {'save': 0.3, 'record': 0.2, 'start': 12.0}
     targets = rng.sample(range(processes), processes)
-    if name == 'SIGTERM':
+    if (name, event) != ('SIGKILL', 'start'):
         targets = targets[: rng.choice([1, processes])]
     return Moment(
         name, event, rng.randint(1, 3 if event == 'save' else 10), round(rng.uniform(0, pauses[event]), 3),

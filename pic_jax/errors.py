@@ -10,7 +10,7 @@ class ConfigError(PicJaxError):
 
 
 class RunInterruptedError(PicJaxError):
-    """The machine is going away or another one is gone; the same command goes on from the last checkpoint."""
+    """The machine is going away: a checkpoint has been saved, and the same command goes on from it."""
 
 
 def first_line(error: BaseException) -> str:
@@ -20,3 +20,5 @@ def first_line(error: BaseException) -> str:
 
 # Exit code of `RunInterruptedError` (EX_TEMPFAIL of sysexits.h): launchers start the same command again.
 EXIT_RESTART = 75
+# Exit code of a process that has lost another one of its job: also that of JAX, which aborts (128 + SIGABRT).
+EXIT_LOST = 134

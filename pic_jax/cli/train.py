@@ -11,7 +11,8 @@ HELP = 'train a compressor; run again with the same workdir to resume'
 EXAMPLE = """example:
   pic-jax train --config=configs/tinystories.py --config.compressor.method=icae --workdir=runs/icae
 
-Exit code 75: told to stop (SIGTERM), or another host is gone; a checkpoint is there, and the same command goes on.
+Exit code 75: told to stop (SIGTERM, with a checkpoint), or a step did not end. Exit code 134: another process of the
+job died. The same command goes on from the newest checkpoint.
 """
 TAKES_OVERRIDES = True
 

@@ -1,16 +1,22 @@
 """What ends a run early from outside: a machine that is taken away, or another host that no longer answers."""
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
 
-from pic_jax.errors import EXIT_RESTART
+from pic_jax.errors import EXIT_LOST, EXIT_RESTART, first_line
+
+# What the runtime's errors say where another process has died: gloo's sockets, NCCL, JAX's coordination service.
+_LOST = ('Connection reset by peer', 'Connection closed by peer', 'Broken pipe', 'remote process exited',
+         'heartbeat timeout')  # fmt: skip
 
 
 class Preemption:
@@ -78,3 +84,34 @@ class Watchdog:
                     flush=True,
                 )
                 os._exit(EXIT_RESTART)
+
+
+@contextlib.contextmanager
+def exit_where_a_peer_is_lost() -> Iterator[None]:
+    """Ends the process with `EXIT_LOST` where an error of the runtime says that another process of the job has died.
+
+    It ends at once: a normal exit waits for all processes, until JAX aborts it a minute later with the same exit code.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = _of_a_lost_peer(error)
+        if not said or jax.process_count() == 1:
+            raise
+        print(
+            f'pic-jax: error: another process of the job is gone: {said} (process {jax.process_index()} of '
+            f'{jax.process_count()}, host {os.uname().nodename}). Its own log says why; the same command on all hosts '
+            'goes on from the last checkpoint.',
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(EXIT_LOST)
+
+
+def _of_a_lost_peer(error: BaseException | None) -> str:
+    """What the runtime's error says that is this one or led to it; empty where that is no lost peer."""
+    while error is not None:
+        if isinstance(error, jax.errors.JaxRuntimeError) and any(mark in str(error) for mark in _LOST):
+            return first_line(error)
+        error = error.__cause__ or error.__context__
+    return ''

@@ -26,7 +26,7 @@ from pic_jax.run import Run, check_fits
 from pic_jax.training import weights
 from pic_jax.training.checkpoint import Checkpoints, score_of
 from pic_jax.training.identity import identity
-from pic_jax.training.interruption import Preemption, Watchdog
+from pic_jax.training.interruption import Preemption, Watchdog, exit_where_a_peer_is_lost
 from pic_jax.training.objectives import Loss, compressor_loss
 from pic_jax.training.profiler import Profiler, clipped
 from pic_jax.training.ratios import drawn_ratios, nested_losses
@@ -213,7 +213,7 @@ def fit(job: Job, workdir: Path, watch: Watch = UNWATCHED) -> Any:
         ]
         for tracker in trackers:
             sent.callback(end_quietly, tracker.close, progress)
-        with jax.set_mesh(job.mesh):
+        with jax.set_mesh(job.mesh), exit_where_a_peer_is_lost():
             for line in job.summary(state.trainable) + ([f'resumed from step {start} of {workdir}'] if start else []):
                 progress.note(line)
             records: list[Record] = []

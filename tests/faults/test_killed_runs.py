@@ -12,14 +12,14 @@ SHORT = ('--config.train.steps=24', '--config.train.eval_every=12')
 
 @pytest.fixture(scope='module')
 def environment(tmp_path_factory):
-    """Starts share what they compile: a test has five."""
+    """Starts share what they compile: a test has six."""
     return {'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('compiled'))}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('processes', [1, 2])
 def test_kills_change_nothing(tmp_path, environment, processes):
-    """SIGKILL in a save and between two records, SIGTERM to the last process: all in one run."""
+    """SIGKILL in a save and between two records, the last process alone, SIGTERM to it: all in one run."""
     whole = tmp_path / 'whole'
     assert runs.ended(runs.start(whole, processes, SHORT, **environment)) == [0] * processes
     records = runs.records(whole)
@@ -30,10 +30,15 @@ def test_kills_change_nothing(tmp_path, environment, processes):
     for moment in (
         Moment('SIGKILL', 'save', 2, 0.02, everybody, 0.0),
         Moment('SIGKILL', 'record', 5, 0.0, everybody, 0.05),
+        Moment('SIGKILL', 'record', 3, 0.0, everybody[-1:], 0.0),
         Moment('SIGTERM', 'record', 2, 0.0, everybody[-1:], 0.0),
     ):
         codes, _ = runs.kill(runs.start(workdir, processes, SHORT, **environment), workdir, moment)
-        assert codes == [75 if moment.signal == 'SIGTERM' else -9] * processes, runs.log(workdir).read_text()[-2000:]
+        others = [134] * (processes - len(moment.targets))
+        expected = [75] * processes if moment.signal == 'SIGTERM' else others + [-9] * len(moment.targets)
+        said = runs.log(workdir).read_text()[-2000:]
+        assert codes == expected, said
+        assert ('another process of the job is gone: ' in said) == (134 in codes)
         assert runs.problem(workdir, records) is None
         resumed.append((runs.resumed_from(workdir), runs.saved_step(workdir)))
     assert runs.ended(runs.start(workdir, processes, SHORT, **environment)) == [0] * processes
@@ -79,6 +84,10 @@ UNTOUCHED = {'saved_step': 4, 'records': 5, 'reached': 4}
     [
         (KILLED, faults.COUNTED),
         (KILLED | {'exit_codes': [-9, 75]}, faults.COUNTED),  # its peer noticed in between
+        (KILLED | {'exit_codes': [-9, 134]}, faults.COUNTED),
+        (KILLED | {'exit_codes': [-6, -9]}, faults.COUNTED),  # JAX noticed first
+        (KILLED | {'exit_codes': [-9, 0]}, faults.WRONG),
+        (KILLED | {'exit_codes': [-6, -9], 'in_time': False}, faults.LATE),
         (KILLED | {'exit_codes': [-9, 1]}, faults.WRONG),
         (KILLED | {'exit_codes': [75]}, faults.WRONG),
         (KILLED | {'problem': 'a record is lost'}, faults.WRONG),
@@ -86,6 +95,7 @@ UNTOUCHED = {'saved_step': 4, 'records': 5, 'reached': 4}
         (TOLD | {'saved_step': 8}, faults.WRONG),  # less than was reached
         (TOLD | {'exit_codes': [-15]}, faults.WRONG),  # in the midst of the training
         (TOLD | {'exit_codes': [75, -6]}, faults.WRONG),
+        (TOLD | {'exit_codes': [75, 134]}, faults.WRONG),
         (TOLD | {'exit_codes': [1]}, faults.WRONG),
         (TOLD | UNTOUCHED | {'exit_codes': [-15]}, faults.EARLY),
         (TOLD | UNTOUCHED | {'exit_codes': [-15, -6]}, faults.EARLY),
