@@ -52,13 +52,18 @@ def readers() -> Section | None:
 
 def long_training() -> Section | None:
     """Whether anything grows over hours."""
-    kept = stored('long_run').get('segments')
-    if not kept:
+    kept = {name: found['rows'] for name, found in stored('long_run').items()}
+    if 'segments' not in kept:
         return None
-    rows = kept['rows']
+    rows, default = kept['segments'], kept.get('default_arenas', [])
     minutes = ', '.join(f'{row["minutes"]:g}' for row in rows)
-    text = f'{len(rows)} of {long_run.SEGMENTS} segments so far, of {minutes} minutes.\n\n{long_run.table(rows)}'
-    return Section('A long training', 'long_run', origin(rows), text)
+    text = [
+        f'{len(rows)} of {long_run.SEGMENTS} segments so far, of {minutes} minutes; slopes are an hour, with their 95% '
+        'interval.', long_run.table(rows),
+    ]  # fmt: skip
+    if default:
+        text += ["With as many heaps as glibc's malloc likes, instead of MALLOC_ARENA_MAX=2:", long_run.table(default)]
+    return Section('A long training', 'long_run', origin([*rows, *default]), '\n\n'.join(text))
 
 
 def many() -> Section | None:
