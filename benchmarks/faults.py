@@ -105,7 +105,7 @@ def judged(row: dict[str, Any]) -> tuple[str, str | None]:
     if row['problem']:
         return WRONG, row['problem']
     codes, by_signal = set(row['exit_codes']), -getattr(signal, row['signal'])
-    lost = {ABORTED, EXIT_LOST, EXIT_RESTART} if row['signal'] == 'SIGKILL' else set()
+    lost = {ABORTED, EXIT_LOST} if row['signal'] == 'SIGKILL' else set()
     if not row['in_time'] and codes <= {0, by_signal, EXIT_RESTART} | lost:
         return LATE, None
     had = row.get('saved_before', 0), row.get('records_before', 0)
@@ -113,8 +113,12 @@ def judged(row: dict[str, Any]) -> tuple[str, str | None]:
     early = codes <= {by_signal, ABORTED, EXIT_RESTART} and by_signal in codes
     if row['signal'] == 'SIGTERM' and early and nothing_new:
         return EARLY, None
-    expected = by_signal if row['signal'] == 'SIGKILL' else EXIT_RESTART
-    if expected not in codes or codes - lost - {expected}:
+    if row['signal'] == 'SIGKILL':  # one that is not killed may not wait to be
+        valid = [{by_signal} | lost if i in row['targets'] else lost for i in range(row['processes'])]
+        right = by_signal in codes and all(code in each for code, each in zip(row['exit_codes'], valid, strict=True))
+    else:
+        right = codes == {EXIT_RESTART}
+    if not right:
         return WRONG, f'exit codes {row["exit_codes"]}'
     if row['signal'] == 'SIGTERM' and row['saved_step'] < row.get('reached', 0):
         return WRONG, f'saved step {row["saved_step"]}, expected at least {row["reached"]}'

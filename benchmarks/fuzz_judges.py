@@ -1,10 +1,12 @@
 """What must hold where a reader accepts a damaged file: what a second, small reader makes of its bytes, or rules.
 
-Every function takes the bytes and the reader's result, and raises AssertionError where they do not go together.
+Those whose names begin with right_ or same_ take the bytes and the reader's result and raise an error, mostly
+AssertionError, where the two do not go together.
 """
 
 import ast
 import json
+import math
 from typing import Any
 
 import ml_dtypes
@@ -63,8 +65,10 @@ def same_values(told: Any, found: Any, path: str = '') -> None:
         for key, value in told.items():
             same_values(value, found[key], f'{path}.{key}')
     elif isinstance(told, list):
-        assert list(found) == told
-    elif told is not None and path != '.remat':  # true and false are names of older files
+        assert [(each, type(each)) for each in found] == [(each, type(each)) for each in told], path
+    elif told is None:
+        assert found is None or path.startswith('.compressor.'), path
+    elif (path, type(told)) != ('.remat', bool):  # names of older files
         assert (found, isinstance(found, bool)) == (told, isinstance(told, bool)), path
 
 
@@ -73,6 +77,10 @@ def right_shape(data: bytes, found: Any) -> None:
     for key in ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads'):
         assert type(told[key]) is int
         assert getattr(found, key) == told[key] > 0
+    heads = told['num_attention_heads']
+    assert found.num_key_value_heads == (told.get('num_key_value_heads') or heads)
+    assert found.head_dim == (told.get('head_dim') or told['hidden_size'] // heads)
+    assert found.rms_norm_eps == told.get('rms_norm_eps', 1e-6)
     assert 0 < found.rms_norm_eps < 1e39
     assert 0 < found.rope.theta < 1e39
     assert all(0 <= token < found.vocab_size for token in found.eos_token_ids)
@@ -84,13 +92,26 @@ def _lines(data: bytes) -> list[tuple[int, Any]]:
     return [(number, json.loads(line)) for number, line in enumerate(text.split('\n'), 1) if line.strip()]
 
 
+def _answers(value: Any) -> tuple[str, ...]:
+    """In order, without blanks and doubles."""
+    values = value.get('text') if isinstance(value, dict) else value
+    return tuple(dict.fromkeys(each for each in ([values] if isinstance(values, str) else values) if each.strip()))
+
+
 def right_records(data: bytes, records: list[Record]) -> None:
-    lines = [line for _, line in _lines(data)]
-    told = {line.get(key) for line in lines for key in ('text', 'context', 'input') if isinstance(line.get(key), str)}
-    for record in records:
-        assert record.context in told
-        assert record.context.strip()
-        assert all(isinstance(answer, str) and answer.strip() for answer in record.answers)
+    """Every text that is not blank, and every question that has an answer, in order."""
+    told = []
+    for _, line in _lines(data):
+        if 'text' in line:
+            told += [(line['text'], None, (), line['text'], 'qa')] if line['text'].strip() else []
+            continue
+        context = line['context'] if 'context' in line else line['input']
+        prompt = (line['prompt'] if 'prompt' in line else line['question']).strip()
+        answers = _answers(line['answers'] if 'answers' in line else line['answer'])
+        group = line['title'] if isinstance(line.get('title'), str) and line['title'] else context
+        task = 'icl' if line.get('task') == 'icl' else 'qa'
+        told += [(context, prompt, answers, group, task)] if answers else []
+    assert [(each.context, each.prompt, each.answers, each.group, each.task) for each in records] == told
 
 
 def right_contexts_to_compress(data: bytes, named: list[tuple[str, str]]) -> None:
@@ -108,10 +129,9 @@ def right_squad(data: bytes, records: list[Record]) -> None:
         for paragraph in article['paragraphs']:
             group = title if isinstance(title, str) else paragraph['context']
             for question in paragraph['qas']:
-                answers = [answer['text'] for answer in question['answers'] if answer['text'].strip()]
-                if answers:
-                    told.append((paragraph['context'], question['question'].strip(), set(answers), group))
-    assert [(each.context, each.prompt, set(each.answers), each.group) for each in records] == told
+                if answers := _answers([answer['text'] for answer in question['answers']]):
+                    told.append((paragraph['context'], question['question'].strip(), answers, group))
+    assert [(each.context, each.prompt, each.answers, each.group) for each in records] == told
 
 
 def right_passages(data: bytes, records: list[Record]) -> None:
@@ -159,9 +179,20 @@ def same_numbers(told: np.ndarray, found: Any) -> None:
     assert np.array_equal(np.asarray(told, np.float32), np.asarray(found, np.float32))
 
 
-def all_halves(data: bytes, state: dict[str, np.ndarray]) -> None:
-    """The tensors of the model that was written."""
-    assert all((array == 0.5).all() for array in state.values())
+def numbers(*shape: int, start: int = 0) -> np.ndarray:
+    """Float32 that are all different."""
+    return np.arange(start, start + math.prod(shape), dtype=np.float32).reshape(shape)
+
+
+def model_tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The tensors of the model that is written, by their names in the file."""
+    return {name: numbers(*shape, start=1000 * place) for place, (name, shape) in enumerate(sorted(shapes.items()))}
+
+
+def same_model(data: bytes, state: dict[str, np.ndarray]) -> None:
+    """The model that was written."""
+    told = model_tensors({name: array.shape for name, array in state.items()})
+    assert all(np.array_equal(told[name], array) for name, array in state.items())
 
 
 def right_tokens(tokenizer: Any, data: bytes, found: list[np.ndarray]) -> None:
@@ -193,7 +224,9 @@ def right_adapter_config(data: bytes, found: dict[str, Any]) -> None:
     """The plain LoRA of the settings, with its own tensors."""
     told = json.loads(data)
     assert (told['peft_type'], told['r'], told['lora_alpha'], told['target_modules']) == ('LORA', 2, 4, ['q_proj'])
-    assert all((np.asarray(part) == 1).all() for part in found['layers']['self_attn']['q_proj'].values())
+    lora_A, lora_B = (found['layers']['self_attn']['q_proj'][name] for name in ('lora_A', 'lora_B'))
+    assert np.array_equal(lora_A, numbers(2, 8, 2))
+    assert np.array_equal(lora_B, numbers(2, 2, 8, start=32))
 
 
 def right_icae(data: bytes, found: tuple[RunConfig, dict[str, Any]]) -> None:
@@ -224,4 +257,4 @@ def right_icformer_config(data: bytes, found: tuple[RunConfig, dict[str, Any]]) 
     assert options.intermediate_size == told['intermediate_size']
     assert options.heads * options.head_dim == told['hidden_size']
     assert np.shape(trained['icformer']['layers']['mlp']['gate_proj']['kernel']) == (options.layers, 8, 8)
-    assert (np.asarray(trained['memory_embeddings']) == 1).all()
+    assert np.array_equal(trained['memory_embeddings'], numbers(4, 8))

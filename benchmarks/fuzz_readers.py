@@ -66,7 +66,7 @@ def _tensors_file(name: str, tensors: dict[str, np.ndarray], **metadata: str) ->
 def _model(folder: Path) -> None:
     (folder / 'config.json').write_text(json.dumps(BASE))
     shapes = hf._expected_shapes(hf.read_config(folder))
-    tensors = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes.items()}
+    tensors = judges.model_tensors(shapes)
     names = sorted(tensors)
     files = {name: f'model-0000{1 + place % 2}-of-00002.safetensors' for place, name in enumerate(names)}
     for file in set(files.values()):
@@ -130,8 +130,8 @@ def stream_state() -> StreamState:
     return StreamState(KeyValues(past, past), 3, np.array([5, 6], np.int32), 12)
 
 
-LORA = {'layers': {'self_attn': {'q_proj': {'lora_A': np.ones((2, 8, 2), np.float32),
-                                            'lora_B': np.ones((2, 2, 8), np.float32)}}}}  # fmt: skip
+LORA = {'layers': {'self_attn': {'q_proj': {'lora_A': judges.numbers(2, 8, 2),
+                                            'lora_B': judges.numbers(2, 2, 8, start=32)}}}}  # fmt: skip
 
 
 def _adapter(folder: Path) -> None:
@@ -144,9 +144,9 @@ def _read_adapter(folder: Path) -> Any:
 
 def _icae(folder: Path) -> None:
     _model(folder)
-    tensors = {judges.ICAE_LORA.format(i, f'lora_{part}'): np.ones(shape, np.float32)
+    tensors = {judges.ICAE_LORA.format(i, f'lora_{part}'): judges.numbers(*shape, start=20 * i)
                for i in range(2) for part, shape in (('A', (2, 8)), ('B', (8, 2)))}  # fmt: skip
-    save_file(tensors | {'memory_token_embed.weight': np.ones((7, 8), np.float32)}, folder / 'icae.safetensors')
+    save_file(tensors | {'memory_token_embed.weight': judges.numbers(7, 8)}, folder / 'icae.safetensors')
 
 
 def _icformer(folder: Path) -> None:
@@ -155,7 +155,7 @@ def _icformer(folder: Path) -> None:
     values = {'model_type': 'icformer', 'hidden_size': 8, 'context_hidden_size': 8, 'num_attention_heads': 2,
               'num_hidden_layers': 1, 'intermediate_size': 8, 'num_key_value_heads': 2}  # fmt: skip
     (folder / 'ic' / 'config.json').write_text(json.dumps(values))
-    save_file({'digest_embeddings': np.ones((1, 4, 8), np.float32)}, folder / 'ic' / 'param.safetensors')
+    save_file({'digest_embeddings': judges.numbers(1, 4, 8)}, folder / 'ic' / 'param.safetensors')
     square = np.ones((8, 8), np.float32)
     parts = [f'cross_attn.{name}_proj' for name in 'qkvo'] + [f'mlp.{name}_proj' for name in ('gate', 'up', 'down')]
     norms = ('cross_input_layernorm', 'context_layernorm', 'post_attention_layernorm')
@@ -224,7 +224,7 @@ def read_stream(folder: Path) -> StreamState:
 
 
 RULES = {
-    judges.all_halves,
+    judges.same_model,
     _right_tokens,
     _right_when_finished,
     judges.right_ids,
@@ -239,8 +239,8 @@ READERS = {
         'w', 'safetensors', lambda folder: read_tensors(folder / 'w', SHAPES, {'format': 'x'}), judges.same_tensors,
     ),
     'base config': Reader(_json_file('config.json', BASE), 'config.json', 'json', hf.read_config, judges.right_shape),
-    'base with config': Reader(_model, 'config.json', 'json', _load_model, judges.all_halves),
-    'base index': Reader(_model, 'model.safetensors.index.json', 'json', _load_model, judges.all_halves),
+    'base with config': Reader(_model, 'config.json', 'json', _load_model, judges.same_model),
+    'base index': Reader(_model, 'model.safetensors.index.json', 'json', _load_model, judges.same_model),
     'base shard': Reader(_model, 'model-00002-of-00002.safetensors', 'safetensors', _load_model, judges.right_shard),
     'run config': Reader(
         _json_file('config.json', to_mapping(RunConfig())), 'config.json', 'json', workdir.read_config,

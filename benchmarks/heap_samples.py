@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 from pic_jax.files import read_json, write_text
 
-EVERY_S = 1.0
+EVERY_S, STALE_S = 1.0, 30.0
 
 
 class Heap(NamedTuple):
-    """Of one process at one moment: what malloc has handed out, and how many small objects Python has."""
+    """Of one process at one moment: what malloc has handed out, and the blocks that Python's allocators have."""
 
     heap_mib: float
     python_blocks: int
@@ -53,8 +53,10 @@ def heap() -> Heap:
 
 
 def latest(path: Path) -> Heap | None:
-    """What the process has said last; None where it has said nothing yet."""
-    return Heap(**read_json(path)) if path.exists() else None
+    """What the process says; None where it does not (yet, or any more)."""
+    if not path.exists() or time.time() - path.stat().st_mtime > STALE_S:
+        return None
+    return Heap(**read_json(path))
 
 
 def _keep_saying(path: Path) -> None:

@@ -7,7 +7,7 @@ its first minutes, in which programs are compiled and pools fill up. What counts
 - memory, resident and handed out by malloc: the upper end of the slope's 95% interval, kept up for a day, adds more
   than a quarter of what is resident. A preempted run is seldom older, and a machine has as much to spare; a list that
   keeps one float array of 1,000 numbers a step passes the limit at one step a second.
-- Python's small objects: in the same way, at 100 bytes each.
+- blocks of Python's allocators, which lie in pages of their own where they are small: likewise, at 100 bytes each.
 - open files, threads: the upper end of the interval is one an hour or more.
 - processor time per step (with saves and evaluations): the upper end is 10% an hour or more. It wants a machine of its
   own: where other programs keep all cores busy, threads that wait for a core count too.
@@ -15,7 +15,8 @@ its first minutes, in which programs are compiled and pools fill up. What counts
   `other_cores` says how many cores they used in the first and in the second half.
 
     python benchmarks/long_run.py     runs the next segment that is missing; exit code 1 where a segment has a problem
-    python benchmarks/long_run.py --segments=1 --arenas=0 --results=benchmarks/results/long_run/default_arenas.json
+    python benchmarks/long_run.py --segments=1 --arenas=0 --workdir=runs/default_arenas \
+        --results=benchmarks/results/long_run/default_arenas.json
 
 glibc gives threads up to 8 heaps of their own for every core, and each keeps for a while what its threads gave back:
 resident memory grows by that for hours, though malloc has handed out no more (heap_samples.py tells the two apart). The
@@ -51,7 +52,8 @@ RESULTS = Path(__file__).with_name('results') / 'long_run' / 'segments.json'
 WORKDIR = Path(__file__).parents[1] / 'runs' / 'long_run'
 SEED, SEGMENTS = 0, 4
 EVERY_S, STORED_SAMPLES = 5.0, 200
-BLOCK_BYTES = 100  # of one of Python's small objects, which have 16 to 512
+BLOCK_BYTES = 100  # about what one of Python's has
+ALLOCATORS = ('MALLOC_ARENA_MAX', 'GLIBC_TUNABLES', 'LD_PRELOAD')  # of the shell, which would speak for --arenas
 TAIL = 8192  # bytes at the end of metrics.jsonl that hold more than two records
 MEMORY_SHARE_A_DAY, COUNT_AN_HOUR, PERCENT_AN_HOUR = 0.25, 1.0, 10.0
 UNITS = {
@@ -210,7 +212,7 @@ def thinned(samples: Samples) -> dict[str, list[float]]:
 def table(rows: list[dict[str, Any]]) -> str:
     """What the rows come to: middles, with the slope's 95% interval an hour."""
     names = {
-        'rss_mib': 'memory, MiB', 'heap_mib': 'of malloc, MiB', 'python_blocks': 'objects of Python',
+        'rss_mib': 'memory, MiB', 'heap_mib': 'of malloc, MiB', 'python_blocks': 'blocks of Python',
         'handles': 'open files', 'threads': 'threads', 'step_cpu_s': 'CPU s a step', 'step_s': 's a step',
     }  # fmt: skip
     text = ['| ' + ' | '.join(['segment', 'steps', 'saves', 'evaluations', *names.values(), 'problems']) + ' |']
@@ -236,6 +238,8 @@ def main() -> int:
     parser.add_argument('--workdir', type=Path, default=WORKDIR, help='of the training; it has to be kept in between')
     parser.add_argument('--results', type=Path, default=RESULTS, help='the file of rows')
     args = parser.parse_args()
+    for name in ALLOCATORS:
+        os.environ.pop(name, None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('cut by SIGTERM'))  # so that the training is stopped, too
     rows = read_json(args.results)['rows'] if args.results.exists() else []
     if len(rows) < args.segments:

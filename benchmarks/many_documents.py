@@ -5,9 +5,9 @@ padded to a bucket for its longest document, and every shape of a batch is compi
 each doubling from 32 tokens on, one of 32 and one of the context length, so the program is compiled at most that often
 for each number of rows.
 
-Memory is sampled when a batch is done. The command keeps what it has compressed until it writes its file; those bytes
-are taken off before a line is fitted to the second half. At the upper end of the slope's 95% interval as many documents
-again may take at most 10% more.
+Memory is the least that the process had between two batches: while one is computed, its buffers count too. The command
+keeps what it has compressed until it writes its file; those bytes are taken off before a line is fitted to the second
+half. At the upper end of the slope's 95% interval as many documents again may take at most 10% more.
 
     python benchmarks/many_documents.py     measure, print a table, exit with 1 where a limit is passed
 """
@@ -24,15 +24,17 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Queue
 from statistics import median
 from typing import Any
 
 from growth import slope
-from process_samples import Usage, usage
+from process_samples import usage
 from provenance import provenance
 
 from pic_jax.files import write_text
@@ -43,6 +45,7 @@ COMPRESSOR, SLOT_BYTES = 'tiny_base/pic', 4 * 128  # float32 vectors of its hidd
 DOCUMENTS, LONGEST = 2000, 2000  # the bundled model has 2,048 positions
 SHORTEST_BUCKET, BUCKETS_PER_DOUBLING = 32, 4
 GROWTH_ALLOWED = 0.1  # of the memory in the second half, by as many documents again
+EVERY_S = 0.1  # between two looks at memory; a batch takes seconds
 PROGRAM, EVENT = '_compress', '/jax/core/compile/backend_compile_duration'
 
 
@@ -102,23 +105,31 @@ def limit(longest: int, batch_shapes: int) -> int:
     return batch_shapes * (2 + BUCKETS_PER_DOUBLING * doublings)  # 2: the shortest, and the context length itself
 
 
-def watched(words: list[str]) -> tuple[dict[str, Any], list[tuple[int, float, Usage]]]:
-    """What the child says of `pic-jax compress`, and documents done, seconds and memory when each batch was done."""
+def watched(words: list[str]) -> tuple[dict[str, Any], list[tuple[int, float, float]]]:
+    """What the child says of `pic-jax compress`; of each batch, documents and seconds so far, and its least memory."""
     command = [sys.executable, __file__, '--compress', json.dumps(words)]
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': ''}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    samples, began = [], time.monotonic()
+    samples, began, batch = [], time.monotonic(), Queue()
+    threading.Thread(target=poll, args=(process, batch), daemon=True).start()
     with process:
         for line in process.stderr:
-            found, now = re.fullmatch(r'(\d+) of \d+ contexts\n', line), usage(process.pid)
-            if found and now:
-                samples.append((int(found[1]), round(time.monotonic() - began, 2), now))
+            found, rss_mib = re.fullmatch(r'(\d+) of \d+ contexts\n', line), [batch.get() for _ in range(batch.qsize())]
+            if found and rss_mib:
+                samples.append((int(found[1]), round(time.monotonic() - began, 2), min(rss_mib)))
             elif not found:
                 print(line, end='', file=sys.stderr)
         said = process.stdout.read().splitlines()
     if process.returncode:
         raise SystemExit('the child failed, see above')
     return json.loads(said[-1]), samples[:-1]  # after the last batch all are joined, perhaps before the sample
+
+
+def poll(process: subprocess.Popen, rss_mib: Queue[float]) -> None:
+    """Puts its resident memory there until it ends."""
+    while now := usage(process.pid):
+        rss_mib.put(now.rss_mib)
+        time.sleep(EVERY_S)
 
 
 def measure(folder: Path, count: int, longest: int) -> dict[str, Any]:
@@ -136,7 +147,7 @@ def measure(folder: Path, count: int, longest: int) -> dict[str, Any]:
     batches = [slice(first, last) for first, last in zip(starts, [*starts[1:], count], strict=True)]
     rows = {batch.stop - batch.start for batch in batches}
     held = [len(stored.lengths[batch]) * stored.lengths[batch].max() * SLOT_BYTES / 2**20 for batch in batches]
-    own = [now.rss_mib - kept for (_, _, now), kept in zip(samples, itertools.accumulate(held), strict=False)]
+    own = [rss_mib - kept for (_, _, rss_mib), kept in zip(samples, itertools.accumulate(held), strict=False)]
     half = len(samples) // 2
     buckets = Counter(trained._bucket(max(tokens[batch])) for batch in batches)
     found = slope([done / 1000 for done, _, _ in samples[half:]], own[half:])

@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         names, texts = zip(*named[first : first + _BATCH], strict=True)
         parts.append(trained.store(texts, names, args.ratio))
         print(f'{first + len(names)} of {len(named)} contexts', file=sys.stderr)
-    context_files.write(out, contexts.merge(parts))
+    whole = contexts.merge(parts)
+    parts.clear()  # as many bytes again
+    context_files.write(out, whole)
     print(out)
     return 0

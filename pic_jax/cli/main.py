@@ -1,6 +1,7 @@
 """The `pic-jax` command. Every failure is one line on stderr.
 
-Exit codes: 0 done, 1 failed, 2 bad usage, 75 interrupted (run the same command again to go on).
+Exit codes: 0 done, 1 failed, 2 bad usage, 75 interrupted (run the same command again to go on), 134 another process
+of a training died, or this one was aborted.
 """
 
 import argparse

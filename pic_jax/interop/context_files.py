@@ -37,13 +37,14 @@ def write(path: str | os.PathLike, stored: StoredContexts) -> None:
     Raises:
       PicJaxError: the file cannot be written.
     """
-    data = _serialise(dataclasses.replace(stored))  # checks again: arrays can be changed in place
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+    header, body = _serialised(dataclasses.replace(stored))  # checks again: arrays can be changed in place
+    with replacing(path) as temporary, temporary.open('wb') as file:
+        file.write(header)
+        file.write(body)
 
 
-def _serialise(stored: StoredContexts) -> bytes:
-    """The safetensors bytes with the metadata in sorted order (the library's own order is random)."""
+def _serialised(stored: StoredContexts) -> tuple[bytes, memoryview]:
+    """The two parts of the file: safetensors with its metadata in sorted order (the library's own order is random)."""
     values = {name: value for name, value in dataclasses.asdict(stored.metadata).items() if value is not None}
     metadata = {'format': FORMAT, 'format_version': NESTED_VERSION if 'nesting' in values else FORMAT_VERSION}
     for name, value in values.items():
@@ -55,7 +56,7 @@ def _serialise(stored: StoredContexts) -> bytes:
     header['__metadata__'] = dict(sorted(metadata.items()))
     text = json.dumps(header, separators=(',', ':')).encode()
     text += b' ' * (-len(text) % 8)
-    return len(text).to_bytes(8, 'little') + text + blob[end:]
+    return len(text).to_bytes(8, 'little') + text, memoryview(blob)[end:]
 
 
 def read(path: str | os.PathLike) -> StoredContexts:

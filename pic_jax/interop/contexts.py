@@ -319,12 +319,9 @@ def merge(parts: Sequence[StoredContexts], names: Sequence[str] | None = None) -
     k = max(part.positions.shape[1] for part in parts)
     joined: dict[str, Any] = {name: sum((getattr(part.metadata, name) for part in parts), ()) for name in _PER_CONTEXT}
     return _trimmed(
-        {
-            name: np.concatenate([_padded(part.vectors[name], k, slot_axis(name)) for part in parts])
-            for name in first.vectors
-        },
+        {name: _joined([part.vectors[name] for part in parts], k, slot_axis(name)) for name in first.vectors},
         lengths=np.concatenate([part.lengths for part in parts]),
-        positions=np.concatenate([_padded(part.positions, k, 1) for part in parts]),
+        positions=_joined([part.positions for part in parts], k, 1),
         text_start=np.concatenate([part.text_start for part in parts]),
         special=first.special,
         metadata=dataclasses.replace(first.metadata, **joined),
@@ -344,11 +341,16 @@ def _slot_shape(name: str, array: np.ndarray) -> list[int]:
     return [size for axis, size in zip(AXES[name], array.shape, strict=True) if axis not in 'Nk']
 
 
-def _padded(array: np.ndarray, k: int, axis: int) -> np.ndarray:
-    """`array` with zeros appended on `axis` up to size k."""
-    widths = np.zeros((array.ndim, 2), int)
-    widths[axis, 1] = k - array.shape[axis]
-    return np.pad(array, widths)
+def _joined(arrays: list[np.ndarray], k: int, axis: int) -> np.ndarray:
+    """The rows of all arrays, with zeros appended on `axis` up to size k."""
+    shape = [sum(map(len, arrays)), *arrays[0].shape[1:]]
+    shape[axis] = k
+    out, first = np.zeros(shape, arrays[0].dtype), 0
+    for array in arrays:
+        rows = np.moveaxis(out[first : first + len(array)], axis, 1)
+        rows[:, : array.shape[axis]] = np.moveaxis(array, axis, 1)
+        first += len(array)
+    return out
 
 
 def describe(stored: StoredContexts) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import jax
@@ -17,6 +17,7 @@ from pic_jax.errors import EXIT_LOST, EXIT_RESTART, first_line
 # What the runtime's errors say where another process has died: gloo's sockets, NCCL, JAX's coordination service.
 _LOST = ('Connection reset by peer', 'Connection closed by peer', 'Broken pipe', 'remote process exited',
          'heartbeat timeout')  # fmt: skip
+_FINISH_S = 20.0
 
 
 class Preemption:
@@ -87,10 +88,13 @@ class Watchdog:
 
 
 @contextlib.contextmanager
-def exit_where_a_peer_is_lost() -> Iterator[None]:
+def exit_where_a_peer_is_lost(finish: Callable[[], None]) -> Iterator[None]:
     """Ends the process with `EXIT_LOST` where an error of the runtime says that another process of the job has died.
 
     It ends at once: a normal exit waits for all processes, until JAX aborts it a minute later with the same exit code.
+
+    Args:
+      finish: what may still be done without the others, for `_FINISH_S` at most: a save that lacks its last move.
     """
     try:
         yield
@@ -99,13 +103,21 @@ def exit_where_a_peer_is_lost() -> Iterator[None]:
         if not said or jax.process_count() == 1:
             raise
         print(
-            f'pic-jax: error: another process of the job is gone: {said} (process {jax.process_index()} of '
-            f'{jax.process_count()}, host {os.uname().nodename}). Its own log says why; the same command on all hosts '
-            'goes on from the last checkpoint.',
+            f'pic-jax: error: another process of the job is gone or out of reach: {said} (process '
+            f'{jax.process_index()} of {jax.process_count()}, host {os.uname().nodename}). If it died, its own log '
+            'says why; the same command on all hosts goes on from the last checkpoint.',
             file=sys.stderr,
             flush=True,
         )
+        finishing = threading.Thread(target=_quietly, args=(finish,), daemon=True)
+        finishing.start()
+        finishing.join(_FINISH_S)
         os._exit(EXIT_LOST)
+
+
+def _quietly(finish: Callable[[], None]) -> None:
+    with contextlib.suppress(Exception):  # the peer is missed there, too
+        finish()
 
 
 def _of_a_lost_peer(error: BaseException | None) -> str:

@@ -213,7 +213,12 @@ def fit(job: Job, workdir: Path, watch: Watch = UNWATCHED) -> Any:
         ]
         for tracker in trackers:
             sent.callback(end_quietly, tracker.close, progress)
-        with jax.set_mesh(job.mesh), exit_where_a_peer_is_lost():
+
+        def finish() -> None:
+            progress.close()
+            checkpoints.wait()  # a save whose files are all written needs this process only
+
+        with jax.set_mesh(job.mesh), exit_where_a_peer_is_lost(finish):
             for line in job.summary(state.trainable) + ([f'resumed from step {start} of {workdir}'] if start else []):
                 progress.note(line)
             records: list[Record] = []

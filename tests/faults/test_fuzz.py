@@ -56,7 +56,8 @@ def test_numbers_that_are_not_the_files_are_found(tmp_path, name):
 
 OTHER_WORDS = (
     ('base config', b'"hidden_size": 8', b'"hidden_size": 16'), ('run config', b'"seed": 0', b'"seed": 1'),
-    ('jsonl', b'one text', b'two text'), ('contexts to compress', b'one text', b'two text'),
+    ('jsonl', b'one text', b'two text'), ('jsonl', b'which?', b'whose?'), ('jsonl', b'"II"', b'"IV"'),
+    ('jsonl', b'"text": "one text"', b'"text": " "'), ('contexts to compress', b'one text', b'two text'),
     ('squad', b'Ann came.', b'Bob came.'), ('squad', b'"text": "Ann"', b'"text": "Bob"'),
     ('squad', b'"title": "T"', b'"title": "U"'), ('text', b'Two', b'Six'), ('metrics', b'2.5', b'2.6'),
     ('adapter config', b'"r": 2', b'"r": 3'), ('overrides', b'seed=3', b'seed=4'),
