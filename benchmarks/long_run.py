@@ -18,9 +18,9 @@ its first minutes, in which programs are compiled and pools fill up. What counts
     python benchmarks/long_run.py --segments=1 --arenas=0 --workdir=runs/default_arenas \
         --results=benchmarks/results/long_run/default_arenas.json
 
-glibc gives threads up to 8 heaps of their own for every core, and each keeps for a while what its threads gave back:
-resident memory grows by that for hours, though malloc has handed out no more (heap_samples.py tells the two apart). The
-training has MALLOC_ARENA_MAX=2, as README recommends; the second command measures it without.
+glibc gives threads up to 8 heaps of their own for every core, and each keeps what its threads gave back: resident
+memory grows more than what malloc has handed out (heap_samples.py tells the two apart). The training has
+MALLOC_ARENA_MAX=2, as README recommends; the second command measures it without.
 
 A segment that is cut leaves no row, and its training stops with it. The next one goes on from there; its row has those
 steps as `unwatched_steps`.
