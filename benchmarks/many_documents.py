@@ -7,7 +7,8 @@ for each number of rows.
 
 Memory is the least that the process had between two batches: while one is computed, its buffers count too. The command
 keeps what it has compressed until it writes its file; those bytes are taken off before a line is fitted to the second
-half. At the upper end of the slope's 95% interval as many documents again may take at most 10% more.
+half. At the upper end of the slope's 95% interval as many documents again may take at most 10% more. MALLOC_ARENA_MAX
+is 2: what glibc's heaps keep of freed memory (benchmarks/long_run.py) goes up and down by more than that.
 
     python benchmarks/many_documents.py     measure, print a table, exit with 1 where a limit is passed
 """
@@ -108,7 +109,7 @@ def limit(longest: int, batch_shapes: int) -> int:
 def watched(words: list[str]) -> tuple[dict[str, Any], list[tuple[int, float, float]]]:
     """What the child says of `pic-jax compress`; of each batch, documents and seconds so far, and its least memory."""
     command = [sys.executable, __file__, '--compress', json.dumps(words)]
-    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': ''}
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': '', 'MALLOC_ARENA_MAX': '2'}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     samples, began, batch = [], time.monotonic(), Queue()
     threading.Thread(target=poll, args=(process, batch), daemon=True).start()
