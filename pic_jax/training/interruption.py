@@ -23,13 +23,16 @@ _FINISH_S = 20.0
 class Preemption:
     """Notices SIGTERM, which clouds and schedulers send before they take a machine away.
 
-    With several processes the sign comes from JAX's preemption service, so that all of them save at the same step; it
-    is asked for at every step, as `reached_preemption` of Orbax does.
+    With several processes the sign comes from JAX's preemption service, so that all of them save at the same step. It
+    agrees on the call after the last one that any process has made, and says yes at that call alone. Calls are
+    therefore counted from 1 on: by its step a resumed run's first call would already be beyond what was agreed on
+    before it, and SIGTERM lost.
     """
 
     def __init__(self):
         """Handles SIGTERM until `close`, where this is the main thread of a single process."""
         self._told = False
+        self._calls = 0
         self._before = None
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
@@ -37,11 +40,12 @@ class Preemption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._told = True
 
-    def reached(self, step: int) -> bool:
-        """Whether the run must save and stop after this step; the same answer in every process."""
+    def reached(self) -> bool:
+        """Whether the run must save and stop after this step; the same answer in every process, which all ask alike."""
         if jax.process_count() == 1:
             return self._told
-        return multihost_utils.reached_preemption_sync_point(step)
+        self._calls += 1
+        return multihost_utils.reached_preemption_sync_point(self._calls)
 
     def close(self) -> None:
         """Gives SIGTERM back."""

@@ -310,7 +310,7 @@ class Loop:
             self._settle()
             self._waiting = Waiting(step, batch, flops, values)
             last = step == config.steps
-            stopped = self._preemption.reached(step) and not last
+            stopped = self._preemption.reached() and not last
             evaluates = validates(config, step) and not stopped  # else the next start does
             saves = last or stopped or step % config.checkpoint_every == 0
             if evaluates or saves:

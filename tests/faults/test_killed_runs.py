@@ -1,6 +1,7 @@
 """Runs that are killed at a moment of one's choice; benchmarks/faults.py does the same at many random ones."""
 
 import json
+import time
 
 import faults
 import killed_runs as runs
@@ -127,3 +128,19 @@ def test_the_table_counts_what_the_rows_come_to():
     rows = [TOLD, older | {'in_save': True}, early, TOLD | {'exit_codes': [1]}]
     assert '| SIGTERM | 1 | 3 of 10 | 1 | 1 | 1 |' in faults.tables(rows, []).splitlines()
     assert len([seed for name, processes, seed in faults.next_kills(rows) if (name, processes) == ('SIGKILL', 1)]) == 4
+
+
+@pytest.mark.slow
+def test_sigterm_before_the_first_step_of_a_resumed_run_is_heard(tmp_path, environment):
+    """While it compiles, which takes minutes for a large model."""
+    words, workdir = ('--config.train.steps=400', '--config.train.eval_every=400'), tmp_path / 'run'
+    first = Moment('SIGTERM', 'save', 2, 0.0, (0,), 0.0)
+    assert runs.kill(runs.start(workdir, 2, words, **environment), workdir, first)[0] == [75, 75]
+    running = runs.start(workdir, 2, words, **environment)
+    deadline = time.monotonic() + runs.LIMIT_S
+    while 'devices: ' not in runs.log(workdir).read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running[1].terminate()
+    resumed = runs.saved_step(workdir)
+    assert runs.ended(running) == [75, 75], runs.log(workdir).read_text()[-2000:]
+    assert 0 < resumed < runs.saved_step(workdir) < 400
