@@ -1,6 +1,7 @@
 """What ends a run early from outside: a machine that is taken away, or another host that no longer answers."""
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from pic_jax.errors import EXIT_LOST, EXIT_RESTART, first_line
 _LOST = ('Connection reset by peer', 'Connection closed by peer', 'Broken pipe', 'remote process exited',
          'heartbeat timeout')  # fmt: skip
 _FINISH_S = 20.0
+_CALLS = itertools.count(1)  # of all runs of the process: the preemption service is one, too
 
 
 class Preemption:
@@ -32,7 +34,6 @@ class Preemption:
     def __init__(self):
         """Handles SIGTERM until `close`, where this is the main thread of a single process."""
         self._told = False
-        self._calls = 0
         self._before = None
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
@@ -44,8 +45,7 @@ class Preemption:
         """Whether the run must save and stop after this step; the same answer in every process, which all ask alike."""
         if jax.process_count() == 1:
             return self._told
-        self._calls += 1
-        return multihost_utils.reached_preemption_sync_point(self._calls)
+        return multihost_utils.reached_preemption_sync_point(next(_CALLS))
 
     def close(self) -> None:
         """Gives SIGTERM back."""
