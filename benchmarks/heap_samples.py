@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pic_jax.files import read_json, write_text
+from pic_jax.files import read_json
 
 EVERY_S, STALE_S = 1.0, 30.0
 
@@ -60,8 +60,10 @@ def latest(path: Path) -> Heap | None:
 
 
 def _keep_saying(path: Path) -> None:
+    unfinished = path.with_name(f'{path.name}.new')
     while True:
-        write_text(path, json.dumps(heap()._asdict()))
+        unfinished.write_text(json.dumps(heap()._asdict()))
+        unfinished.replace(path)  # no fsync, which would cost the process that is timed
         time.sleep(EVERY_S)
 
 

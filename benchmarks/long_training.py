@@ -5,11 +5,13 @@ JAX_PLATFORMS=cpu pic-jax train --config=benchmarks/long_training.py --workdir=r
 
 
 def get_config():
-    """PIC on 64 tokens: a record of every 10th step, an evaluation after every 250th, a checkpoint of every 500th.
+    """PIC on 64 tokens: a record of every 10th step, an evaluation after every 250th, a checkpoint of every 2,000th.
 
-    That is a checkpoint about every minute. tensorstore loses some 33 KB at each (675 bytes per `KvStore.Spec.to_json`
-    and 660 per `experimental_collect_matching_metrics`, 0.1.76 to 0.1.86; Orbax calls both for every array): at one
-    in five seconds that alone would be twice the growth that benchmarks/long_run.py allows.
+    That is a checkpoint in about two and a half minutes. tensorstore keeps each of its zstd contexts (3.5 MiB) until
+    nobody has used it for a minute: with saves in shorter distances memory that is in use hangs on how many of them met
+    by chance. It also loses some 33 KB at each save (675 bytes per `KvStore.Spec.to_json` and 660 per
+    `experimental_collect_matching_metrics`, 0.1.76 to 0.1.86; Orbax calls both for every array): at one in five
+    seconds that alone would be twice the growth that benchmarks/long_run.py allows.
     """
     from pic_jax.recipes import on_tiny_base
 
@@ -30,5 +32,5 @@ def get_config():
     config.train.eval_examples = 8
     config.train.log_every = 10
     config.train.eval_every = 250
-    config.train.checkpoint_every = 500
+    config.train.checkpoint_every = 2000
     return config
