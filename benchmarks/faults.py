@@ -36,6 +36,7 @@ KILLS_PER_RUN = 4
 PROCESSES = (1, 2)
 # What a kill comes to.
 COUNTED, EARLY, LATE, WRONG = 'counted', 'before SIGTERM was handled', 'after the last save', 'wrong'
+HEARD_S = 3.0  # JAX's service looks once a second; the processes agree on a step after that
 ABORTED = -6  # how JAX ends a process whose peer is gone, where pic-jax is not the first to notice
 
 
@@ -77,12 +78,12 @@ def killed_run(workdir: Path, kills: list[tuple[str, int, int]], whole: list[dic
     for name, _, seed in kills:
         moment = runs.draw(seed, name, processes)
         before = {'saved_before': runs.saved_step(workdir), 'records_before': len(runs.records(workdir))}
-        codes, in_save = runs.kill(runs.start(workdir, processes), workdir, moment)
+        left = runs.kill(runs.start(workdir, processes), workdir, moment)
         judge_resume(rows, workdir)
         saved, records = runs.saved_step(workdir), runs.records(workdir)
         rows.append(origin | {
-            'signal': name, 'processes': processes, 'seed': seed, **dataclasses.asdict(moment), 'exit_codes': codes,
-            'in_time': any(codes) and saved < whole[-1]['step'], 'in_save': in_save, **before, 'saved_step': saved,
+            'signal': name, 'processes': processes, 'seed': seed, **dataclasses.asdict(moment), **left._asdict(),
+            'in_time': any(left.exit_codes) and saved < whole[-1]['step'], **before, 'saved_step': saved,
             'records': len(records), 'reached': records[-1]['step'] if records else 0,
             'problem': runs.problem(workdir, whole),
         })  # fmt: skip
@@ -100,10 +101,13 @@ def judged(row: dict[str, Any]) -> tuple[str, str | None]:
     """What a kill comes to, and what is wrong with it; None where nothing.
 
     SIGKILL ends processes as it does, or they notice that a peer is gone. SIGTERM saves what was reached and exits with
-    75. One that comes while a process still imports ends it: that start has left nothing.
+    75, soon. One that comes while a process still imports ends it: that start has left nothing. Older rows do not say
+    how soon.
     """
     if row['problem']:
         return WRONG, row['problem']
+    if row['signal'] == 'SIGTERM' and (deaf_s := row.get('deaf_s', 0)) > HEARD_S:
+        return WRONG, f'made steps for {deaf_s} s after SIGTERM, expected at most {HEARD_S} s'
     codes, by_signal = set(row['exit_codes']), -getattr(signal, row['signal'])
     lost = {ABORTED, EXIT_LOST} if row['signal'] == 'SIGKILL' else set()
     if not row['in_time'] and codes <= {0, by_signal, EXIT_RESTART} | lost:

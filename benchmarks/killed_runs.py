@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pic_jax.training.telemetry import MEASURED
 
@@ -107,21 +107,34 @@ def ended(running: list[subprocess.Popen], limit_s: float = LIMIT_S) -> list[int
     return [process.wait() for process in running]
 
 
-def kill(running: list[subprocess.Popen], workdir: Path, moment: Moment) -> tuple[list[int], bool]:
-    """Waits for the moment and sends the signals.
+class Killed(NamedTuple):
+    """What a kill found and left.
 
-    Returns:
-      exit codes, and whether this start was saving: of SIGTERM, when it came; of SIGKILL, what it left says so.
+    Attributes:
+      exit_codes: of the processes. in_save: whether the start was saving: of SIGTERM, when it came; of SIGKILL, what
+        it left says so.
+      deaf_s: seconds of the steps that were made after the signal, without the first of them, which may have waited
+        for a compiler.
     """
+
+    exit_codes: list[int]
+    in_save: bool
+    deaf_s: float
+
+
+def kill(running: list[subprocess.Popen], workdir: Path, moment: Moment) -> Killed:
+    """Waits for the moment and sends the signals."""
     started = time.time()
     wait_for(running, workdir, moment)
     time.sleep(moment.pause_s)
-    saving = unfinished(workdir, started)
+    saving, reached = unfinished(workdir, started), max((step for step, _ in laps(workdir)), default=0)
     for target in moment.targets:
         running[target].send_signal(getattr(signal, moment.signal))
         time.sleep(moment.gap_s)
     codes = ended(running)
-    return codes, bool(unfinished(workdir, started) if moment.signal == 'SIGKILL' else saving)
+    in_save = bool(unfinished(workdir, started) if moment.signal == 'SIGKILL' else saving)
+    after = [seconds for step, seconds in laps(workdir) if step > reached]
+    return Killed(codes, in_save, round(sum(after[1:]), 3))
 
 
 def wait_for(running: list[subprocess.Popen], workdir: Path, moment: Moment) -> None:
@@ -164,18 +177,29 @@ def saved_step(workdir: Path) -> int:
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def records(workdir: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what is measured on the machine, and without a last line that a kill has cut."""
-    found = []
-    for number, line in enumerate(lines(workdir), 1):
+def whole_records(workdir: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without a last line that is cut: by a kill, or because it is being written."""
+    kept, found = lines(workdir), []
+    for number, line in enumerate(kept, 1):
         try:
-            record = json.loads(line)
+            found.append(json.loads(line))
         except ValueError:
-            if number < len(lines(workdir)):
+            if number < len(kept):
                 raise
-            continue
-        found.append({name: value for name, value in record.items() if not name.endswith(MEASURED)})
     return found
+
+
+def laps(workdir: Path) -> list[tuple[int, float]]:
+    """Step and seconds of every training record."""
+    return [(record['step'], record['elapsed_s']) for record in whole_records(workdir) if 'elapsed_s' in record]
+
+
+def records(workdir: Path) -> list[dict[str, Any]]:
+    """Whole records without what is measured on the machine."""
+    return [
+        {name: value for name, value in record.items() if not name.endswith(MEASURED)}
+        for record in whole_records(workdir)
+    ]
 
 
 def problem(workdir: Path, whole: list[dict[str, Any]]) -> str | None:

@@ -34,7 +34,7 @@ def test_kills_change_nothing(tmp_path, environment, processes):
         Moment('SIGKILL', 'record', 3, 0.0, everybody[-1:], 0.0),
         Moment('SIGTERM', 'record', 2, 0.0, everybody[-1:], 0.0),
     ):
-        codes, _ = runs.kill(runs.start(workdir, processes, SHORT, **environment), workdir, moment)
+        codes = runs.kill(runs.start(workdir, processes, SHORT, **environment), workdir, moment).exit_codes
         said = runs.log(workdir).read_text()[-2000:]
         if moment.signal == 'SIGTERM':
             assert codes == [75] * processes, said
@@ -81,7 +81,7 @@ KILLED = {'signal': 'SIGKILL', 'exit_codes': [-9], 'in_time': True, 'in_save': F
           'records': 10, 'reached': 9, 'saved_before': 4, 'records_before': 5, 'problem': None,
           'targets': [0]}  # fmt: skip
 BOTH = KILLED | {'processes': 2, 'targets': [0, 1], 'exit_codes': [-9, -9]}
-TOLD = KILLED | {'signal': 'SIGTERM', 'exit_codes': [75], 'saved_step': 9}
+TOLD = KILLED | {'signal': 'SIGTERM', 'exit_codes': [75], 'saved_step': 9, 'deaf_s': 1.2}
 UNTOUCHED = {'saved_step': 4, 'records': 5, 'reached': 4}
 
 
@@ -111,6 +111,8 @@ UNTOUCHED = {'saved_step': 4, 'records': 5, 'reached': 4}
         (TOLD | UNTOUCHED | {'exit_codes': [-15, -9]}, faults.WRONG),  # the other one hung
         (TOLD | UNTOUCHED | {'exit_codes': [-6]}, faults.WRONG),
         (TOLD | {'exit_codes': [0], 'in_time': False}, faults.LATE),
+        (TOLD | {'exit_codes': [0], 'in_time': False, 'deaf_s': 8.5}, faults.WRONG),  # trained on to its last step
+        (TOLD | {'deaf_s': 8.5}, faults.WRONG),
         (TOLD | {'exit_codes': [-15], 'in_time': False}, faults.LATE),  # between the last save and the exit
         (TOLD | {'exit_codes': [1], 'in_time': False}, faults.WRONG),
     ],
@@ -135,7 +137,7 @@ def test_sigterm_before_the_first_step_of_a_resumed_run_is_heard(tmp_path, envir
     """While it compiles, which takes minutes for a large model."""
     words, workdir = ('--config.train.steps=400', '--config.train.eval_every=400'), tmp_path / 'run'
     first = Moment('SIGTERM', 'save', 2, 0.0, (0,), 0.0)
-    assert runs.kill(runs.start(workdir, 2, words, **environment), workdir, first)[0] == [75, 75]
+    assert runs.kill(runs.start(workdir, 2, words, **environment), workdir, first).exit_codes == [75, 75]
     running = runs.start(workdir, 2, words, **environment)
     deadline = time.monotonic() + runs.LIMIT_S
     while 'devices: ' not in runs.log(workdir).read_text() and time.monotonic() < deadline:
