@@ -5,16 +5,17 @@ padded to a bucket for its longest document, and every shape of a batch is compi
 each doubling from 32 tokens on, one of 32 and one of the context length, so the program is compiled at most that often
 for each number of rows.
 
-Memory is the least that the process had between two batches: while one is computed, its buffers count too. The command
-keeps what it has compressed until it writes its file; those bytes are taken off before a line is fitted to the second
-half. At the upper end of the slope's 95% interval as many documents again may take at most 10% more. MALLOC_ARENA_MAX
-is 2: what glibc's heaps keep of freed memory (benchmarks/long_run.py) goes up and down by more than that.
+Memory is what malloc has handed out after each batch (benchmarks/heap_samples.py). The command keeps what it has
+compressed until it writes its file; those bytes are taken off before a line is fitted to the second half, or to what
+comes after the last compilation where that is later: a program takes some 7 MiB, and their number is bounded. At the
+upper end of the slope's 95% interval as many documents again may take at most 10% more.
 
     python benchmarks/many_documents.py     measure, print a table, exit with 1 where a limit is passed
 """
 
 import argparse
 import contextlib
+import io
 import itertools
 import json
 import math
@@ -25,17 +26,15 @@ import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from queue import Queue
 from statistics import median
-from typing import Any
+from typing import Any, TextIO
 
 from growth import slope
-from process_samples import usage
+from heap_samples import heap
 from provenance import provenance
 
 from pic_jax.files import write_text
@@ -46,7 +45,6 @@ COMPRESSOR, SLOT_BYTES = 'tiny_base/pic', 4 * 128  # float32 vectors of its hidd
 DOCUMENTS, LONGEST = 2000, 2000  # the bundled model has 2,048 positions
 SHORTEST_BUCKET, BUCKETS_PER_DOUBLING = 32, 4
 GROWTH_ALLOWED = 0.1  # of the memory in the second half, by as many documents again
-EVERY_S = 0.1  # between two looks at memory; a batch takes seconds
 PROGRAM, EVENT = '_compress', '/jax/core/compile/backend_compile_duration'
 
 
@@ -86,13 +84,34 @@ def compiled() -> Iterator[Counter[str]]:
         jax.monitoring.unregister_event_duration_listener(count)
 
 
-def compress(words: list[str]) -> tuple[int, dict[str, int]]:
-    """Exit code of `pic-jax compress`, and what it compiled."""
+class Sampled(io.TextIOBase):
+    """A stderr that takes a sample at every line that says how much is done.
+
+    `samples` has documents, seconds so far, programs that were compiled, and the live heap in MiB.
+    """
+
+    def __init__(self, shown: TextIO, counts: Counter[str]):
+        """Args: shown: where the text goes. counts: of `compiled`."""
+        self._shown, self._counts, self._began, self.samples = shown, counts, time.monotonic(), []
+
+    def write(self, text: str) -> int:
+        if found := re.match(r'(\d+) of \d+ contexts', text):
+            seconds = round(time.monotonic() - self._began, 2)
+            self.samples.append((int(found[1]), seconds, programs(self._counts), heap().heap_mib))
+        return self._shown.write(text)
+
+
+def compress(words: list[str]) -> dict[str, Any]:
+    """Of `pic-jax compress` in this process: its exit code, what it compiled, its samples and the most that it had."""
     from pic_jax.cli.main import main as pic_jax
 
-    with compiled() as counts:
+    with compiled() as counts, contextlib.redirect_stderr(Sampled(sys.stderr, counts)) as stderr:
         code = pic_jax(['compress', *words])
-    return code, {name: count for name, count in counts.items() if count}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+    return {
+        'exit_code': code, 'compiled': {name: count for name, count in counts.items() if count},
+        'samples': stderr.samples, 'peak_rss_mib': round(peak, 1),
+    }  # fmt: skip
 
 
 def programs(counts: dict[str, int]) -> int:
@@ -106,31 +125,19 @@ def limit(longest: int, batch_shapes: int) -> int:
     return batch_shapes * (2 + BUCKETS_PER_DOUBLING * doublings)  # 2: the shortest, and the context length itself
 
 
-def watched(words: list[str]) -> tuple[dict[str, Any], list[tuple[int, float, float]]]:
-    """What the child says of `pic-jax compress`; of each batch, documents and seconds so far, and its least memory."""
+def compress_in_child(words: list[str]) -> dict[str, Any]:
+    """`compress` in a process of its own, whose memory nobody else has a part of.
+
+    Raises:
+      SystemExit: it failed.
+    """
     command = [sys.executable, __file__, '--compress', json.dumps(words)]
-    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': '', 'MALLOC_ARENA_MAX': '2'}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    samples, began, batch = [], time.monotonic(), Queue()
-    threading.Thread(target=poll, args=(process, batch), daemon=True).start()
-    with process:
-        for line in process.stderr:
-            found, rss_mib = re.fullmatch(r'(\d+) of \d+ contexts\n', line), [batch.get() for _ in range(batch.qsize())]
-            if found and rss_mib:
-                samples.append((int(found[1]), round(time.monotonic() - began, 2), min(rss_mib)))
-            elif not found:
-                print(line, end='', file=sys.stderr)
-        said = process.stdout.read().splitlines()
-    if process.returncode:
-        raise SystemExit('the child failed, see above')
-    return json.loads(said[-1]), samples[:-1]  # after the last batch all are joined, perhaps before the sample
-
-
-def poll(process: subprocess.Popen, rss_mib: Queue[float]) -> None:
-    """Puts its resident memory there until it ends."""
-    while now := usage(process.pid):
-        rss_mib.put(now.rss_mib)
-        time.sleep(EVERY_S)
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': ''}
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout
+    found = json.loads(said.splitlines()[-1])
+    if found['exit_code']:
+        raise SystemExit(f'pic-jax compress failed with exit code {found["exit_code"]}, see above')
+    return found
 
 
 def measure(folder: Path, count: int, longest: int) -> dict[str, Any]:
@@ -141,35 +148,37 @@ def measure(folder: Path, count: int, longest: int) -> dict[str, Any]:
     path, out = folder / 'documents.jsonl', folder / 'contexts.safetensors'
     write_documents(path, count, longest)
     began = time.monotonic()
-    said, samples = watched([f'--workdir={COMPRESSOR}', str(path), f'--out={out}'])
+    said = compress_in_child([f'--workdir={COMPRESSOR}', str(path), f'--out={out}'])
     seconds = time.monotonic() - began
     stored, trained = context_files.read(out), api.load(COMPRESSOR)
-    tokens, starts = stored.metadata.source_tokens, [0, *(done for done, _, _ in samples)]
-    batches = [slice(first, last) for first, last in zip(starts, [*starts[1:], count], strict=True)]
+    done, times, compilations, heap_mib = zip(*said['samples'], strict=True)
+    tokens, starts = stored.metadata.source_tokens, [0, *done]
+    batches = [slice(first, last) for first, last in itertools.pairwise(starts)]
     rows = {batch.stop - batch.start for batch in batches}
-    held = [len(stored.lengths[batch]) * stored.lengths[batch].max() * SLOT_BYTES / 2**20 for batch in batches]
-    own = [rss_mib - kept for (_, _, rss_mib), kept in zip(samples, itertools.accumulate(held), strict=False)]
-    half = len(samples) // 2
+    held = [len(stored.lengths[batch]) * int(stored.lengths[batch].max()) * SLOT_BYTES / 2**20 for batch in batches]
+    own = [each - kept for each, kept in zip(heap_mib, itertools.accumulate(held), strict=True)]
+    first = max(len(own) // 2, compilations.index(compilations[-1]))  # of the samples that a line is fitted to
     buckets = Counter(trained._bucket(max(tokens[batch])) for batch in batches)
-    found = slope([done / 1000 for done, _, _ in samples[half:]], own[half:])
+    found = slope([each / 1000 for each in done[first:]], own[first:])
     return {
-        'documents': count, 'exit_code': said['exit_code'], 'tokens': sum(tokens), 'shortest': min(tokens),
+        'documents': count, 'tokens': sum(tokens), 'shortest': min(tokens),
         'longest': max(tokens), 'batches': len(batches), 'batch_shapes': len(rows),
         'buckets': {size: buckets[size] for size in sorted(buckets)},
         'compilations': programs(said['compiled']), 'compilations_allowed': limit(max(tokens), len(rows)),
         'compilations_of_all_functions': sum(said['compiled'].values()), 'seconds': round(seconds, 1),
-        'peak_rss_mib': said['peak_rss_mib'], 'own_rss_mib': round(median(own[half:]), 1),
-        'kept_mib': round(sum(held), 1), 'own_rss_mib_per_1000': found._asdict(),
-        'growth': round(found.high * count / 1000 / median(own[half:]), 4),
-        'samples': {'documents': starts[1:], 't_s': [at for _, at, _ in samples], 'own_rss_mib': [*map(round, own)]},
+        'peak_rss_mib': said['peak_rss_mib'], 'own_heap_mib': round(median(own[first:]), 1),
+        'kept_mib': round(sum(held), 1), 'own_heap_mib_per_1000': found._asdict(),
+        'growth': round(found.high * count / 1000 / median(own[first:]), 4),
+        'samples': {
+            'documents': done, 't_s': times, 'compilations': compilations,
+            'own_heap_mib': [round(each, 1) for each in own],
+        },
     }  # fmt: skip
 
 
 def problems(row: dict[str, Any]) -> list[str]:
     """What is wrong with a row, a line each."""
     found = []
-    if row['exit_code']:
-        found.append(f'exit code {row["exit_code"]}')
     allowed = min(row['compilations_allowed'], len(row['buckets']) * row['batch_shapes'])
     if not 0 < row['compilations'] <= allowed:
         found.append(f'compiled {row["compilations"]} times, expected 1 to {allowed}')
@@ -194,9 +203,7 @@ def main() -> int:
     parser.add_argument('--compress', type=json.loads, metavar='WORDS', help=argparse.SUPPRESS)
     words = parser.parse_args().compress
     if words:
-        code, counts = compress(words)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
-        print(json.dumps({'exit_code': code, 'compiled': counts, 'peak_rss_mib': round(peak, 1)}))
+        print(json.dumps(compress(words)))
         return 0
     origin = provenance(SEED)  # of the code that runs, whatever HEAD is later
     with tempfile.TemporaryDirectory() as folder:
