@@ -20,6 +20,7 @@ from pic_jax.interop import contexts, foreign
 
 DTYPES = {'F32': np.float32, 'BF16': ml_dtypes.bfloat16, 'F16': np.float16, 'I32': np.int32}
 ICAE_LORA = 'icae.base_model.model.model.layers.{}.self_attn.q_proj.{}.default.weight'
+LLAMA3 = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
 NOTES = [f'note {n} ' * 4 for n in range(6)]  # the documents of the token shards
 
 
@@ -80,9 +81,17 @@ def right_shape(data: bytes, found: Any) -> None:
     heads = told['num_attention_heads']
     assert found.num_key_value_heads == (told.get('num_key_value_heads') or heads)
     assert found.head_dim == (told.get('head_dim') or told['hidden_size'] // heads)
-    assert found.rms_norm_eps == told.get('rms_norm_eps', 1e-6)
-    assert 0 < found.rms_norm_eps < 1e39
-    assert 0 < found.rope.theta < 1e39
+    assert 0 < found.rms_norm_eps == told.get('rms_norm_eps', 1e-6) < 1e39  # what float32 holds
+    rope = told.get('rope_parameters') or told.get('rope_scaling') or {}
+    assert 0 < found.rope.theta == (rope.get('rope_theta', told.get('rope_theta')) or 10000.0) < 1e39
+    assert found.rope.type == rope.get('rope_type', rope.get('type', 'default'))
+    for key in LLAMA3 if found.rope.type == 'llama3' else ():
+        assert getattr(found.rope, key) == rope[key] > 0
+    assert found.tie_word_embeddings is told.get('tie_word_embeddings', False)
+    assert found.max_position_embeddings == told['max_position_embeddings'] or told.get('sliding_window')
+    eos = told.get('eos_token_id')
+    assert [*found.eos_token_ids] == ([] if eos is None else eos if isinstance(eos, list) else [eos])
+    assert found.bos_token_id == told.get('bos_token_id')
     assert all(0 <= token < found.vocab_size for token in found.eos_token_ids)
 
 
@@ -158,8 +167,9 @@ def right_overrides(data: bytes, found: RunConfig) -> None:
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = text
         told[path] = list(value) if isinstance(value, tuple) else value
+    settings = to_mapping(found)
     for path, value in told.items():
-        own: Any = to_mapping(found)
+        own: Any = settings
         for key in path.split('.'):
             own = own[key]
         same_values(value, own, f'.{path}')

@@ -139,7 +139,7 @@ def read_config(folder: str | Path) -> DecoderConfig:
             num_key_value_heads=fields.number('num_key_value_heads', int, heads),
             head_dim=fields.number('head_dim', int, family.head_dim or hidden // heads),
             max_position_embeddings=_read_positions(fields, family),
-            rms_norm_eps=fields.number('rms_norm_eps', float, 1e-6),
+            rms_norm_eps=fields.number('rms_norm_eps', float) if 'rms_norm_eps' in values else 1e-6,
             rope=_read_rope(fields),
             tie_word_embeddings=fields.flag('tie_word_embeddings'),
             **{key: fields.flag(key) for key in family.bias_keys},

@@ -37,6 +37,7 @@ BASE = [
     ('head_dim', 7, 'an even number'),
     ('head_dim', 0, 'expected a positive int'),
     ('head_dim', 2**62, 'has shape'),
+    ('rms_norm_eps', None, 'expected a positive float'),  # of others null is as good as nothing
     ('rms_norm_eps', 0, 'expected a positive float'),
     ('rms_norm_eps', float('inf'), 'expected a positive float'),
     ('rms_norm_eps', float('nan'), 'expected a positive float'),

@@ -55,7 +55,9 @@ def test_numbers_that_are_not_the_files_are_found(tmp_path, name):
 
 
 OTHER_WORDS = (
-    ('base config', b'"hidden_size": 8', b'"hidden_size": 16'), ('run config', b'"seed": 0', b'"seed": 1'),
+    ('base config', b'"hidden_size": 8', b'"hidden_size": 16'), ('base config', b'500000.0', b'600000.0'),
+    ('base config', b'"factor": 8.0', b'"factor": 9.0'), ('base config', b'"eos_token_id": [2]', b'"eos_token_id": 3'),
+    ('base config', b'embeddings": true', b'embeddings": false'), ('run config', b'"seed": 0', b'"seed": 1'),
     ('jsonl', b'one text', b'two text'), ('jsonl', b'which?', b'whose?'), ('jsonl', b'"II"', b'"IV"'),
     ('jsonl', b'"text": "one text"', b'"text": " "'), ('contexts to compress', b'one text', b'two text'),
     ('squad', b'Ann came.', b'Bob came.'), ('squad', b'"text": "Ann"', b'"text": "Bob"'),
