@@ -228,7 +228,7 @@ def _trimmed(
     vectors: dict[str, np.ndarray], *, lengths: np.ndarray, positions: np.ndarray, **rest: Any
 ) -> StoredContexts:
     k = int(lengths.max(initial=1))
-    cut: dict[str, Any] = {name: array.take(range(min(k, array.shape[axis])), axis)
+    cut: dict[str, Any] = {name: array if array.shape[axis] <= k else array.take(range(k), axis)
            for name, array in vectors.items() for axis in [slot_axis(name)]}  # fmt: skip
     return StoredContexts(**({'embeddings': None} | cut), lengths=lengths, positions=positions[:, :k], **rest)
 
