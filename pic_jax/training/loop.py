@@ -320,6 +320,8 @@ class Loop:
             if saves:
                 # Every record up to this step is on disk before the checkpoint can be: a resume loses none.
                 self._checkpoints.save(step, state, score)
+            if last or stopped:
+                self._checkpoints.wait()  # while a lost peer is still noticed
             if stopped:
                 raise RunInterruptedError(
                     f'told to stop: saved step {step} of {config.steps}; run the same command again to go on'
