@@ -28,7 +28,7 @@
 #   --dry_run              print the commands, run nothing
 #
 # --workdir has to be below /mnt/pic_jax: pic_jax writes to file paths, and gs:// is none.
-# Exit codes: that of the training (0, 1, 2 or 75); 2 for wrong flags; otherwise 1 or that of gcloud.
+# Exit codes: that of the training (0, 1, 2, 75 or 134); 2 for wrong flags; otherwise 1 or that of gcloud.
 #
 # example:
 #   launch/tpu_vm.sh spot --name=pic --zone=us-west4-a --type=v5litepod-16 --nfs=10.0.0.2:/share --dry_run -- \

@@ -54,6 +54,7 @@ start() {
     : >"$state/log" # there before anything follows it
     printf '%s' "$1" >"$state/id"
     export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$mount/jax_cache}
+    export MALLOC_ARENA_MAX=${MALLOC_ARENA_MAX:-2} # with more of malloc's heaps a host's memory grows faster
     # shellcheck disable=SC2016
     setsid nohup bash -c 'trap : TERM; "${@:2}"; echo $? >"$1"' bash "$state/exit_code" \
         "$venv/bin/pic-jax" "${@:2}" >>"$state/log" 2>&1 </dev/null &

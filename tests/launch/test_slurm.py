@@ -81,6 +81,11 @@ def test_the_compile_cache_is_shared(fakes, slurm):
     assert (fakes.folder / 'cache').read_text() == '/shared/.jax_cache\n'
 
 
+def test_heaps_of_malloc_are_few(fakes, slurm):
+    slurm('echo "$MALLOC_ARENA_MAX" >"$FAKES/heaps"').wait(timeout=30)
+    assert (fakes.folder / 'heaps').read_text() == '2\n'
+
+
 def test_directives():
     lines = (ROOT / 'launch/slurm.sbatch').read_text().splitlines()
     given = [line.removeprefix('#SBATCH --') for line in lines if line.startswith('#SBATCH --')]

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 # Counts its starts, waits for $HOME/go, saves on SIGTERM as pic-jax does.
 PIC_JAX = """#!/usr/bin/env bash
 echo start >>"$HOME/starts"
+echo "$MALLOC_ARENA_MAX" >"$HOME/heaps"
 trap 'echo saved; exit 75' TERM
 echo "arguments: $*"
 until [[ -e $HOME/go ]]; do sleep 0.05; done
@@ -69,6 +70,7 @@ def test_exit_codes(worker, code, arrives):
         arrives,
         'arguments: train --workdir=/mnt/pic_jax/x y\n',
     )
+    assert (worker.home / 'heaps').read_text() == '2\n'
 
 
 def test_a_lost_connection_ends_nothing_and_starts_nothing(worker):
