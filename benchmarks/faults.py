@@ -110,23 +110,26 @@ def judged(row: dict[str, Any]) -> tuple[str, str | None]:
         return WRONG, f'made steps for {deaf_s} s after SIGTERM, expected at most {HEARD_S} s'
     codes, by_signal = set(row['exit_codes']), -getattr(signal, row['signal'])
     lost = {ABORTED, EXIT_LOST} if row['signal'] == 'SIGKILL' else set()
-    if not row['in_time'] and codes <= {0, by_signal, EXIT_RESTART} | lost:
+    # One that is not killed may not wait to be.
+    valid = [{by_signal} | lost if i in row['targets'] else lost for i in range(row['processes'])]
+    if not row['in_time'] and fit(row, [each | {0, EXIT_RESTART} for each in valid]):
         return LATE, None
     had = row.get('saved_before', 0), row.get('records_before', 0)
     nothing_new = (row['saved_step'], row['records']) == had
     early = codes <= {by_signal, ABORTED, EXIT_RESTART} and by_signal in codes
     if row['signal'] == 'SIGTERM' and early and nothing_new:
         return EARLY, None
-    if row['signal'] == 'SIGKILL':  # one that is not killed may not wait to be
-        valid = [{by_signal} | lost if i in row['targets'] else lost for i in range(row['processes'])]
-        right = by_signal in codes and all(code in each for code, each in zip(row['exit_codes'], valid, strict=True))
-    else:
-        right = codes == {EXIT_RESTART}
+    right = by_signal in codes and fit(row, valid) if row['signal'] == 'SIGKILL' else codes == {EXIT_RESTART}
     if not right:
         return WRONG, f'exit codes {row["exit_codes"]}'
     if row['signal'] == 'SIGTERM' and row['saved_step'] < row.get('reached', 0):
         return WRONG, f'saved step {row["saved_step"]}, expected at least {row["reached"]}'
     return COUNTED, None
+
+
+def fit(row: dict[str, Any], valid: list[set[int]]) -> bool:
+    """Whether every process ended in a way that is valid for it."""
+    return all(code in each for code, each in zip(row['exit_codes'], valid, strict=True))
 
 
 def judge_resume(rows: list[dict[str, Any]], workdir: Path) -> None:

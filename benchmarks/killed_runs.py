@@ -113,8 +113,7 @@ class Killed(NamedTuple):
     Attributes:
       exit_codes: of the processes. in_save: whether the start was saving: of SIGTERM, when it came; of SIGKILL, what
         it left says so.
-      deaf_s: seconds of the steps that were made after the signal, without the first of them, which may have waited
-        for a compiler.
+      deaf_s: of the steps that were made after the signal; the first of them may have waited for a compiler.
     """
 
     exit_codes: list[int]
@@ -133,8 +132,13 @@ def kill(running: list[subprocess.Popen], workdir: Path, moment: Moment) -> Kill
         time.sleep(moment.gap_s)
     codes = ended(running)
     in_save = bool(unfinished(workdir, started) if moment.signal == 'SIGKILL' else saving)
+    return Killed(codes, in_save, deaf_s(workdir, reached))
+
+
+def deaf_s(workdir: Path, reached: int) -> float:
+    """Seconds of the steps after `reached`, without the first of them."""
     after = [seconds for step, seconds in laps(workdir) if step > reached]
-    return Killed(codes, in_save, round(sum(after[1:]), 3))
+    return round(sum(after[1:]), 3)
 
 
 def wait_for(running: list[subprocess.Popen], workdir: Path, moment: Moment) -> None:
