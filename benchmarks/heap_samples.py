@@ -70,5 +70,6 @@ def _keep_saying(path: Path) -> None:
 if __name__ == '__main__':
     from pic_jax.cli.main import main
 
+    heap()  # where glibc lacks mallinfo2 that says so now
     threading.Thread(target=_keep_saying, args=(Path(os.environ['HEAP_FILE']),), daemon=True).start()
     sys.exit(main())

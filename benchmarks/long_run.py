@@ -245,7 +245,12 @@ def main() -> int:
     if len(rows) < args.segments:
         args.workdir.parent.mkdir(parents=True, exist_ok=True)
         before = rows[-1] if rows else None
-        rows.append(segment(args.workdir, args.minutes, args.settle, before, args.arenas))
+        if before and before['arenas'] != args.arenas:
+            raise SystemExit(f'{args.results} has rows of --arenas={before["arenas"]}: another needs other --results')
+        row = segment(args.workdir, args.minutes, args.settle, before, args.arenas)
+        if not row['slopes']:
+            raise SystemExit(f'no row was stored: {"; ".join(row["problems"])}; see {runs.log(args.workdir)}')
+        rows.append(row)
         write_text(args.results, json.dumps({'rows': rows}, indent=1) + '\n')
     print(table(rows))
     if len(rows) < args.segments:
