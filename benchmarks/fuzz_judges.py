@@ -88,7 +88,7 @@ def right_shape(data: bytes, found: Any) -> None:
     for key in LLAMA3 if found.rope.type == 'llama3' else ():
         assert getattr(found.rope, key) == rope[key] > 0
     assert found.tie_word_embeddings is told.get('tie_word_embeddings', False)
-    assert found.max_position_embeddings == told['max_position_embeddings'] or told.get('sliding_window')
+    assert found.max_position_embeddings == told['max_position_embeddings']
     eos = told.get('eos_token_id')
     assert [*found.eos_token_ids] == ([] if eos is None else eos if isinstance(eos, list) else [eos])
     assert found.bos_token_id == told.get('bos_token_id')

@@ -33,7 +33,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TextIO
 
-from growth import slope
+from growth import LEAST, slope
 from heap_samples import heap
 from provenance import provenance
 
@@ -101,17 +101,15 @@ class Sampled(io.TextIOBase):
         return self._shown.write(text)
 
 
-def compress(words: list[str]) -> dict[str, Any]:
-    """Of `pic-jax compress` in this process: its exit code, what it compiled, its samples and the most that it had."""
+def compress(words: list[str]) -> tuple[int, dict[str, Any]]:
+    """Exit code of `pic-jax compress` in this process; what it compiled, its samples and its peak memory."""
     from pic_jax.cli.main import main as pic_jax
 
     with compiled() as counts, contextlib.redirect_stderr(Sampled(sys.stderr, counts)) as stderr:
         code = pic_jax(['compress', *words])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
-    return {
-        'exit_code': code, 'compiled': {name: count for name, count in counts.items() if count},
-        'samples': stderr.samples, 'peak_rss_mib': round(peak, 1),
-    }  # fmt: skip
+    compilations = {name: count for name, count in counts.items() if count}
+    return code, {'compiled': compilations, 'samples': stderr.samples, 'peak_rss_mib': round(peak, 1)}
 
 
 def programs(counts: dict[str, int]) -> int:
@@ -129,15 +127,14 @@ def compress_in_child(words: list[str]) -> dict[str, Any]:
     """`compress` in a process of its own, whose memory nobody else has a part of.
 
     Raises:
-      SystemExit: it failed.
+      SystemExit: it failed, and said why on stderr.
     """
     command = [sys.executable, __file__, '--compress', json.dumps(words)]
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': ''}
-    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout
-    found = json.loads(said.splitlines()[-1])
-    if found['exit_code']:
-        raise SystemExit(f'pic-jax compress failed with exit code {found["exit_code"]}, see above')
-    return found
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
+    if said.returncode:
+        raise SystemExit(f'pic-jax compress ended with exit code {said.returncode}, see above')
+    return json.loads(said.stdout.splitlines()[-1])
 
 
 def measure(folder: Path, count: int, longest: int) -> dict[str, Any]:
@@ -159,7 +156,8 @@ def measure(folder: Path, count: int, longest: int) -> dict[str, Any]:
     own = [each - kept for each, kept in zip(heap_mib, itertools.accumulate(held), strict=True)]
     first = max(len(own) // 2, compilations.index(compilations[-1]))  # of the samples that a line is fitted to
     buckets = Counter(trained._bucket(max(tokens[batch])) for batch in batches)
-    found = slope([each / 1000 for each in done[first:]], own[first:])
+    fits = len(own) - first >= LEAST
+    found = slope([each / 1000 for each in done[first:]], own[first:]) if fits else None
     return {
         'documents': count, 'tokens': sum(tokens), 'shortest': min(tokens),
         'longest': max(tokens), 'batches': len(batches), 'batch_shapes': len(rows),
@@ -167,8 +165,8 @@ def measure(folder: Path, count: int, longest: int) -> dict[str, Any]:
         'compilations': programs(said['compiled']), 'compilations_allowed': limit(max(tokens), len(rows)),
         'compilations_of_all_functions': sum(said['compiled'].values()), 'seconds': round(seconds, 1),
         'peak_rss_mib': said['peak_rss_mib'], 'own_heap_mib': round(median(own[first:]), 1),
-        'kept_mib': round(sum(held), 1), 'own_heap_mib_per_1000': found._asdict(),
-        'growth': round(found.high * count / 1000 / median(own[first:]), 4),
+        'kept_mib': round(sum(held), 1), 'own_heap_mib_per_1000': found and found._asdict(),
+        'growth': found and round(found.high * count / 1000 / median(own[first:]), 4),
         'samples': {
             'documents': done, 't_s': times, 'compilations': compilations,
             'own_heap_mib': [round(each, 1) for each in own],
@@ -182,7 +180,9 @@ def problems(row: dict[str, Any]) -> list[str]:
     allowed = min(row['compilations_allowed'], len(row['buckets']) * row['batch_shapes'])
     if not 0 < row['compilations'] <= allowed:
         found.append(f'compiled {row["compilations"]} times, expected 1 to {allowed}')
-    if row['growth'] > GROWTH_ALLOWED:
+    if row['growth'] is None:
+        found.append(f'fewer than {LEAST} batches after the last compilation: no line can be fitted')
+    elif row['growth'] > GROWTH_ALLOWED:
         found.append(f'memory grows by {row["growth"]:.1%}, expected at most {GROWTH_ALLOWED:.0%}')
     return found
 
@@ -193,8 +193,8 @@ def table(row: dict[str, Any]) -> str:
         'documents': 'documents', 'tokens': 'tokens', 'batches': 'batches', 'compilations': 'compilations',
         'compilations_allowed': 'allowed', 'seconds': 'seconds', 'peak_rss_mib': 'peak memory, MiB', 'growth': 'growth',
     }  # fmt: skip
-    cells = [*(row[name] for name in names), len(row['buckets'])]
-    lines = [[*names.values(), 'buckets'], ['---'] * len(cells), cells]
+    cells = [*(row[name] for name in names), len(row['buckets']), '; '.join(row['problems']) or 'none']
+    lines = [[*names.values(), 'buckets', 'problems'], ['---'] * len(cells), cells]
     return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
 
 
@@ -203,14 +203,15 @@ def main() -> int:
     parser.add_argument('--compress', type=json.loads, metavar='WORDS', help=argparse.SUPPRESS)
     words = parser.parse_args().compress
     if words:
-        print(json.dumps(compress(words)))
-        return 0
+        code, found = compress(words)
+        print(json.dumps(found))
+        return code
     origin = provenance(SEED)  # of the code that runs, whatever HEAD is later
     with tempfile.TemporaryDirectory() as folder:
         row = measure(Path(folder), DOCUMENTS, LONGEST)
     row |= {'problems': problems(row), **origin}
     write_text(RESULTS, json.dumps(row, indent=1) + '\n')
-    print(table(row), *row['problems'], sep='\n')
+    print(table(row))
     return int(bool(row['problems']))
 
 

@@ -133,15 +133,22 @@ def test_what_linux_says_of_this_process():
         ({'buckets': dict.fromkeys(range(9), 1), 'compilations': 7}, ['compiled 7 times, expected 1 to 6']),
         ({'compilations': 0}, ['compiled 0 times, expected 1 to 4']),
         ({'growth': 0.2}, ['memory grows by 20.0%, expected at most 10%']),
-        ({'exit_code': 1}, ['exit code 1']),
+        ({'growth': None}, ['fewer than 3 batches after the last compilation: no line can be fitted']),
     ],
 )
 def test_what_counts_as_a_problem_of_many_documents(changed, said):
     row = {
-        'exit_code': 0, 'compilations': 4, 'compilations_allowed': 6, 'batch_shapes': 1, 'growth': 0.01,
+        'compilations': 4, 'compilations_allowed': 6, 'batch_shapes': 1, 'growth': 0.01,
         'buckets': {32: 2, 64: 5, 128: 9, 256: 7},
     }  # fmt: skip
     assert many_documents.problems(row | changed) == said
+
+
+def test_a_compress_that_fails_leaves_no_row(monkeypatch):
+    failed = subprocess.CompletedProcess([], 1, stdout='{}')
+    monkeypatch.setattr(many_documents.subprocess, 'run', lambda *_, **__: failed)
+    with pytest.raises(SystemExit, match='ended with exit code 1'):
+        many_documents.compress_in_child(['--workdir=none'])
 
 
 def test_four_programs_for_each_doubling():

@@ -20,8 +20,8 @@ def counted(tmp_path, trained_workdir, monkeypatch):
 
     def count() -> tuple[int, int]:
         jax.clear_caches()
-        said = many_documents.compress([f'--workdir={trained_workdir}', str(documents), f'--out={out}'])
-        assert said['exit_code'] == 0
+        code, said = many_documents.compress([f'--workdir={trained_workdir}', str(documents), f'--out={out}'])
+        assert code == 0
         assert [done for done, _, _, _ in said['samples']] == list(range(1, DOCUMENTS + 1))
         tokens = context_files.read(out).metadata.source_tokens
         assert len(tokens) == DOCUMENTS
