@@ -9,18 +9,21 @@ its first minutes, in which programs are compiled and pools fill up. What counts
   keeps one float array of 1,000 numbers a step passes the limit at one step a second.
 - blocks of Python's allocators, which lie in pages of their own where they are small: likewise, at 100 bytes each.
 - open files, threads: the upper end of the interval is one an hour or more.
+  (Of malloc and threads the lower quartile of a stretch counts: what comes and goes with a save is there for nearly
+  half of the time.)
 - processor time per step (with saves and evaluations): the upper end is 10% an hour or more. It wants a machine of its
   own: where other programs keep all cores busy, threads that wait for a core count too.
 - time per step: the lower end is above 10% an hour, that is, it grew for certain. Other programs do change this one:
   `other_cores` says how many cores they used in the first and in the second half.
 
     python benchmarks/long_run.py     runs the next segment that is missing; exit code 1 where a segment has a problem
-    python benchmarks/long_run.py --segments=1 --arenas=0 --workdir=runs/default_arenas \
-        --results=benchmarks/results/long_run/default_arenas.json
+    python benchmarks/long_run.py --segments=1 --malloc= --workdir=runs/default_malloc \
+        --results=benchmarks/results/long_run/default_malloc.json
 
-glibc gives threads up to 8 heaps of their own for every core, and each keeps what its threads gave back: resident
-memory grows more than what malloc has handed out (heap_samples.py tells the two apart). The training has
-MALLOC_ARENA_MAX=2, as README recommends; the second command measures it without.
+glibc gives threads up to 8 heaps of their own for every core, and takes pieces of up to 32 MiB from them: resident
+memory grows more than what malloc has handed out (heap_samples.py tells the two apart), as each new largest number of
+buffers at a time leaves pages that fit nothing else. The training has README's settings: two heaps, and pieces of 1 MiB
+or more from the system, to which they go back. The second command measures it without.
 
 A segment that is cut leaves no row, and its training stops with it. The next one goes on from there; its row has those
 steps as `unwatched_steps`.
@@ -53,7 +56,8 @@ WORKDIR = Path(__file__).parents[1] / 'runs' / 'long_run'
 SEED, SEGMENTS = 0, 4
 EVERY_S, STORED_SAMPLES = 5.0, 200
 BLOCK_BYTES = 100  # about what one of Python's has
-ALLOCATORS = ('MALLOC_ARENA_MAX', 'GLIBC_TUNABLES', 'LD_PRELOAD')  # of the shell, which would speak for --arenas
+MALLOC = 'MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=1048576'
+ALLOCATORS = ('MALLOC_ARENA_MAX', 'MALLOC_MMAP_THRESHOLD_', 'GLIBC_TUNABLES', 'LD_PRELOAD')  # of the shell
 TAIL = 8192  # bytes at the end of metrics.jsonl that hold more than two records
 MEMORY_SHARE_A_DAY, COUNT_AN_HOUR, PERCENT_AN_HOUR = 0.25, 1.0, 10.0
 UNITS = {
@@ -65,19 +69,19 @@ Samples = dict[str, np.ndarray]  # the fields of `Usage` and `Heap`, and t_s, st
 
 
 def segment(
-    workdir: Path, minutes: float, settle: float, before: dict[str, Any] | None, arenas: int, config: Path = CONFIG
+    workdir: Path, minutes: float, settle: float, before: dict[str, Any] | None, malloc: str, config: Path = CONFIG
 ) -> dict:
     """The row of one more segment; it goes on from the workdir's newest checkpoint.
 
     Args:
       minutes: from the first record to SIGTERM. settle: of these, before the fits begin.
-      before: the row of the segment before it. arenas: heaps of malloc at most, 0 for glibc's default.
+      before: the row of the segment before it. malloc: NAME=VALUE of variables that glibc's malloc reads.
     """
     commit, saved = provenance(SEED), runs.saved_step(workdir)
     if before and not saved:
         print(f'{workdir} has no checkpoint: starts afresh', file=sys.stderr)
     heap = workdir.with_name(f'{workdir.name}.heap.json')
-    variables = {'HEAP_FILE': str(heap)} | ({'MALLOC_ARENA_MAX': str(arenas)} if arenas else {})
+    variables = {'HEAP_FILE': str(heap)} | dict(each.split('=') for each in malloc.split())
     heap.unlink(missing_ok=True)
     (process,) = runs.start(workdir, config=config, program=(heap_samples.__file__,), **variables)
     try:
@@ -87,7 +91,7 @@ def segment(
         (code,) = runs.ended([process])
     resumed, last = runs.resumed_from(workdir) or None, runs.saved_step(workdir)
     row = {
-        'minutes': minutes, 'arenas': arenas, 'settle_minutes': settle, 'sampled_every_s': EVERY_S,
+        'minutes': minutes, 'malloc': malloc, 'settle_minutes': settle, 'sampled_every_s': EVERY_S,
         'cores': len(os.sched_getaffinity(0)),
         'saved_before': saved or None, 'unwatched_steps': max(0, saved - before['last_step']) if before else 0,
         'resumed_from': resumed, 'last_step': last, 'exit_code': code,
@@ -159,7 +163,8 @@ def measured(samples: Samples, settle_s: float) -> dict[str, Any]:
         elif name == 'step_s':
             times, values, middle = after['t_s'][moved], step_s, np.mean
         else:
-            times, values, middle = after['t_s'], after[name], np.median
+            middle = lower_quartile if name in ('heap_mib', 'threads') else np.median
+            times, values = after['t_s'], after[name]
         middles[name] = round(float(middle(values)), 4)
         scale = 100 / middle(values) if UNITS[name] == '%' else 1
         slopes[name] = slope(times / 3600, values * scale, middle)._asdict()
@@ -168,6 +173,11 @@ def measured(samples: Samples, settle_s: float) -> dict[str, Any]:
         'middles': middles, 'slopes': slopes,
         'other_cores': [round(float(np.ptp(busy) / np.ptp(t)), 2) for busy, t in others],
     }  # fmt: skip
+
+
+def lower_quartile(values: np.ndarray) -> float:
+    """A quarter of the values are below it."""
+    return float(np.quantile(values, 0.25))
 
 
 def problems(row: dict[str, Any], before: dict[str, Any] | None) -> list[str]:
@@ -233,7 +243,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--minutes', type=float, default=45, help='of a segment')
     parser.add_argument('--settle', type=float, default=5, metavar='MINUTES', help='before the fits begin')
-    parser.add_argument('--arenas', type=int, default=2, help="heaps of malloc at most, 0: glibc's default (default 2)")
+    parser.add_argument('--malloc', default=MALLOC, metavar='VARIABLES', help=f"of glibc's malloc (default '{MALLOC}')")
     parser.add_argument('--segments', type=int, default=SEGMENTS, help='how many there shall be')
     parser.add_argument('--workdir', type=Path, default=WORKDIR, help='of the training; it has to be kept in between')
     parser.add_argument('--results', type=Path, default=RESULTS, help='the file of rows')
@@ -245,9 +255,9 @@ def main() -> int:
     if len(rows) < args.segments:
         args.workdir.parent.mkdir(parents=True, exist_ok=True)
         before = rows[-1] if rows else None
-        if before and before['arenas'] != args.arenas:
-            raise SystemExit(f'{args.results} has rows of --arenas={before["arenas"]}: another needs other --results')
-        row = segment(args.workdir, args.minutes, args.settle, before, args.arenas)
+        if before and before['malloc'] != args.malloc:
+            raise SystemExit(f'{args.results} has rows of --malloc={before["malloc"]!r}: another needs other --results')
+        row = segment(args.workdir, args.minutes, args.settle, before, args.malloc)
         if not row['slopes']:
             raise SystemExit(f'no row was stored: {"; ".join(row["problems"])}; see {runs.log(args.workdir)}')
         rows.append(row)

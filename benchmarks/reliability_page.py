@@ -55,7 +55,7 @@ def long_training() -> Section | None:
     kept = {name: found['rows'] for name, found in stored('long_run').items()}
     if 'segments' not in kept:
         return None
-    rows, default = kept['segments'], kept.get('default_arenas', [])
+    rows, default = kept['segments'], kept.get('default_malloc', [])
     minutes = ', '.join(f'{row["minutes"]:g}' for row in rows)
     text = [
         f'{len(rows)} of {long_run.SEGMENTS} segments so far, of {minutes} minutes; slopes are an hour, with their 95% '

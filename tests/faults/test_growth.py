@@ -62,6 +62,12 @@ def test_a_peak_of_every_save_is_not():
     assert judged(rss_mib=np.where(np.arange(len(MINUTES)) % 5 == 0, 300, 0)) == []
 
 
+def test_what_a_save_holds_for_a_while_is_not():
+    """Contexts and threads of tensorstore, for 70 of 150 seconds, are as often there in the end as in the beginning."""
+    held = (MINUTES * 60) % 150 < 70
+    assert judged(heap_mib=9.0 * held, threads=6 * held) == []
+
+
 def test_a_segment_without_steps_is_flagged():
     stuck = series(step=-series()['step'])
     found = long_run.measured(stuck, settle_s=300)

@@ -41,7 +41,7 @@ def grown(tmp_path, monkeypatch):
     def run(lines='', before=None):
         config = tmp_path / 'config.py'
         config.write_text(CONFIG + lines)
-        return long_run.segment(tmp_path / 'run', MINUTES, SETTLE, before, 2, config)
+        return long_run.segment(tmp_path / 'run', MINUTES, SETTLE, before, long_run.MALLOC, config)
 
     return run
 
