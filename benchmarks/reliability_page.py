@@ -55,15 +55,16 @@ def long_training() -> Section | None:
     kept = {name: found['rows'] for name, found in stored('long_run').items()}
     if 'segments' not in kept:
         return None
-    rows, default = kept['segments'], kept.get('default_malloc', [])
+    rows = kept.pop('segments')
+    others = {row['malloc'] or 'none': row for found in kept.values() for row in found}
     minutes = ', '.join(f'{row["minutes"]:g}' for row in rows)
     text = [
-        f'{len(rows)} of {long_run.SEGMENTS} segments so far, of {minutes} minutes; slopes are an hour, with their 95% '
-        'interval.', long_run.table(rows),
+        f'{len(rows)} of {long_run.SEGMENTS} segments so far, of {minutes} minutes, with {long_run.MALLOC}; slopes are '
+        'an hour, with their 95% interval.', long_run.numbered(rows),
     ]  # fmt: skip
-    if default:
-        text += ["With as many heaps as glibc's malloc likes, instead of MALLOC_ARENA_MAX=2:", long_run.table(default)]
-    return Section('A long training', 'long_run', origin([*rows, *default]), '\n\n'.join(text))
+    if others:
+        text += ["With other settings of glibc's malloc:", long_run.table(others, 'settings')]
+    return Section('A long training', 'long_run', origin([*rows, *others.values()]), '\n\n'.join(text))
 
 
 def many() -> Section | None:

@@ -68,6 +68,31 @@ def test_what_a_save_holds_for_a_while_is_not():
     assert judged(heap_mib=9.0 * held, threads=6 * held) == []
 
 
+def test_processor_time_is_judged_over_all_segments():
+    """Four with an error of 8% an hour say what one cannot."""
+    rows = [
+        {'slopes': {name: {'rate': rate, 'error': 8.0} for name in long_run.UNITS}} for rate in (-1.0, 0.0, 1.0, 4.0)
+    ]
+    mean = long_run.pooled(rows)['step_cpu_s']
+    assert mean == pytest.approx((1.0, 4.0, 1.0 - 1.96 * 4, 1.0 + 1.96 * 4))
+    assert long_run.slower(rows) == []
+    assert long_run.slower(rows[:1]) == ['step_cpu_s: up to 14.68 % an hour, expected less than 10.00']
+
+
+def test_the_table_says_what_is_wrong_and_what_all_come_to():
+    row = long_run.measured(series(), settle_s=300) | {
+        'resumed_from': None, 'saved_before': None, 'last_step': 500, 'exit_code': 75, 'unwatched_steps': 0, 'saves': 2,
+        'evaluations': 3,
+    }  # fmt: skip
+    second = row | {'resumed_from': 400, 'saved_before': 400, 'last_step': 900}
+    lines = long_run.numbered([row, second]).splitlines()
+    assert lines[2].startswith('| 1 | 0 to 500 | 2 | 3 | ')
+    assert lines[2].endswith(' | none |')
+    assert lines[3].endswith(' | the workdir was at step 400, the segment before ended at 500 |')
+    assert lines[4].startswith('| all |  |  |  | ')
+    assert len({line.count('|') for line in lines}) == 1
+
+
 def test_a_segment_without_steps_is_flagged():
     stuck = series(step=-series()['step'])
     found = long_run.measured(stuck, settle_s=300)
