@@ -1,6 +1,7 @@
 """Several processes as one job: jax.distributed, started where the environment says that there are others."""
 
 import os
+import threading
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import jax
 from pic_jax.errors import ConfigError, PicJaxError, first_line
 
 MODES = ('auto', 'on', 'off')
+_LEAVE_S = 20.0
 EXPLICIT = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 
 
@@ -36,6 +38,20 @@ def start(mode: str) -> None:
             f'--distributed={mode}: cannot join the other processes ({first_line(error)}); '
             f'set {", ".join(EXPLICIT)} where JAX does not know the launcher'
         ) from error
+
+
+def left() -> bool:
+    """Leaves the job after an error; False where the other processes do not within `_LEAVE_S`.
+
+    They then wait in a step for this one, which has to end by `os._exit`: a normal exit waits for them for five
+    minutes, and then JAX aborts all. Of an error that all have, none is cut short.
+    """
+    if not jax.distributed.is_initialized():
+        return True
+    leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(_LEAVE_S)
+    return not leaving.is_alive()
 
 
 def expected(environ: os._Environ | dict[str, str]) -> bool:

@@ -1,9 +1,16 @@
 """When a process joins others, and what it tells them."""
 
+import os
+import threading
+
+import jax
 import pytest
 
+from pic_jax import distributed
+from pic_jax.cli import train
+from pic_jax.cli.main import main
 from pic_jax.distributed import expected, explicit, start
-from pic_jax.errors import ConfigError
+from pic_jax.errors import EXIT_RESTART, ConfigError, RunInterruptedError
 
 ALONE = [{}, {'SLURM_JOB_ID': '7', 'SLURM_STEP_ID': '0', 'SLURM_NTASKS': '1'}, {'TPU_WORKER_HOSTNAMES': 'localhost'},
          {'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '8'}]  # fmt: skip
@@ -50,6 +57,43 @@ def test_variables_that_are_missing_are_named():
         explicit({'JAX_NUM_PROCESSES': '4', 'JAX_PROCESS_ID': '3'})
     with pytest.raises(ConfigError, match=r'^JAX_NUM_PROCESSES and JAX_PROCESS_ID not set'):
         explicit({'JAX_COORDINATOR_ADDRESS': 'host:1234'})
+
+
+TRAIN = ['train', '--config=none.py', '--workdir=none']
+
+
+def test_after_an_error_a_job_is_left_if_the_others_leave_too(monkeypatch):
+    """A process whose peers wait for it in a step is told so, and not only after JAX's five minutes."""
+    assert distributed.left()  # alone
+    monkeypatch.setattr(jax.distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr(distributed, '_LEAVE_S', 0.2)
+    others = threading.Event()
+    monkeypatch.setattr(jax.distributed, 'shutdown', others.wait)
+    assert not distributed.left()
+    others.set()
+    assert distributed.left()
+
+
+@pytest.mark.parametrize(
+    ('error', 'code'), [(ConfigError('no'), 2), (OSError(28, 'full'), 1), (ZeroDivisionError(), 1)]
+)
+def test_a_process_that_failed_alone_ends_at_once(monkeypatch, capsys, error, code):
+    """With its message and its own exit code; that of a preemption, which all have, is never cut short."""
+
+    def fail(_):
+        raise error
+
+    def ended(code):
+        raise SystemExit(f'ended with {code}')
+
+    monkeypatch.setattr(train, 'run', fail)
+    monkeypatch.setattr(distributed, 'left', lambda: False)
+    monkeypatch.setattr(os, '_exit', ended)
+    with pytest.raises(SystemExit, match=f'ended with {code}'):
+        main(TRAIN)
+    assert capsys.readouterr().err
+    error = RunInterruptedError('told to stop')
+    assert main(TRAIN) == EXIT_RESTART
 
 
 def test_an_unknown_mode_is_refused():

@@ -6,7 +6,9 @@ of a training died, or this one was aborted.
 
 import argparse
 import importlib
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from pic_jax import compile_cache
@@ -63,19 +65,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         if unknown:
             raise ConfigError(f'unknown argument {unknown[0]} (pic-jax {args.verb} --help lists what is valid)')
         return args.run(args)
+    except RunInterruptedError as error:  # which all processes of a job have
+        _report(str(error))
+        return EXIT_RESTART
     except PicJaxError as error:
         _report(str(error))
-        codes = {ConfigError: 2, RunInterruptedError: EXIT_RESTART}
-        return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
+        code = 2 if isinstance(error, ConfigError) else 1
     except OSError as error:  # where no reader expects it: a name that is too long, a pipe that is closed
         _report(f'{error.filename}: {error.strerror}' if error.filename else str(error))
-        return 1
+        code = 1
     except RecursionError:
         _report('a file is not valid: nested too deeply')
-        return 1
+        code = 1
     except KeyboardInterrupt:
         print('pic-jax: interrupted', file=sys.stderr)
-        return 1
+        code = 1
+    except Exception:
+        if not _job_left():
+            traceback.print_exc()
+            _exit_now(1)
+        raise
+    if not _job_left():
+        _exit_now(code)
+    return code
+
+
+def _job_left() -> bool:
+    if 'jax' not in sys.modules:  # it takes a second to import
+        return True
+    from pic_jax import distributed
+
+    return distributed.left()
+
+
+def _exit_now(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _report(message: str) -> None:

@@ -18,6 +18,7 @@ from pic_jax.errors import EXIT_LOST, EXIT_RESTART, first_line
 # What the runtime's errors say where another process has died: gloo's sockets, NCCL, JAX's coordination service.
 _LOST = ('Connection reset by peer', 'Connection closed by peer', 'Broken pipe', 'remote process exited',
          'heartbeat timeout')  # fmt: skip
+_RAISED = (jax.errors.JaxRuntimeError, ValueError)  # the latter where a program is started, as by Orbax's barriers
 _FINISH_S = 20.0
 _CALLS = itertools.count(1)  # of all runs of the process: the preemption service is one, too
 
@@ -127,7 +128,7 @@ def _quietly(finish: Callable[[], None]) -> None:
 def _of_a_lost_peer(error: BaseException | None) -> str:
     """What the runtime's error says that is this one or led to it; empty where that is no lost peer."""
     while error is not None:
-        if isinstance(error, jax.errors.JaxRuntimeError) and any(mark in str(error) for mark in _LOST):
+        if isinstance(error, _RAISED) and any(mark in str(error) for mark in _LOST):
             return first_line(error)
         error = error.__cause__ or error.__context__
     return ''

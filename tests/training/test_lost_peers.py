@@ -29,10 +29,13 @@ def leave(monkeypatch, processes, error, cause=None, finish=lambda: None):
         raise error from cause
 
 
-@pytest.mark.parametrize('text', [RESET, NCCL])
-def test_the_process_ends_with_one_line(monkeypatch, capsys, text):
+@pytest.mark.parametrize(
+    ('kind', 'text'),
+    [(jax.errors.JaxRuntimeError, RESET), (jax.errors.JaxRuntimeError, NCCL), (ValueError, RESET)],
+)
+def test_the_process_ends_with_one_line(monkeypatch, capsys, kind, text):
     with pytest.raises(Ended, match=str(EXIT_LOST)):
-        leave(monkeypatch, 2, jax.errors.JaxRuntimeError(f'{text}\nand more'))
+        leave(monkeypatch, 2, kind(f'{text}\nand more'))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f'pic-jax: error: another process of the job is gone or out of reach: {text} (process ')
 
