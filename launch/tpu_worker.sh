@@ -54,7 +54,8 @@ start() {
     : >"$state/log" # there before anything follows it
     printf '%s' "$1" >"$state/id"
     export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$mount/jax_cache}
-    export MALLOC_ARENA_MAX=${MALLOC_ARENA_MAX:-2} # with more of malloc's heaps a host's memory grows faster
+    # A host's memory stays flat (README, What it survives).
+    export MALLOC_ARENA_MAX=${MALLOC_ARENA_MAX:-2} MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-1048576}
     # shellcheck disable=SC2016
     setsid nohup bash -c 'trap : TERM; "${@:2}"; echo $? >"$1"' bash "$state/exit_code" \
         "$venv/bin/pic-jax" "${@:2}" >>"$state/log" 2>&1 </dev/null &

@@ -81,9 +81,9 @@ def test_the_compile_cache_is_shared(fakes, slurm):
     assert (fakes.folder / 'cache').read_text() == '/shared/.jax_cache\n'
 
 
-def test_heaps_of_malloc_are_few(fakes, slurm):
-    slurm('echo "$MALLOC_ARENA_MAX" >"$FAKES/heaps"').wait(timeout=30)
-    assert (fakes.folder / 'heaps').read_text() == '2\n'
+def test_settings_of_malloc(fakes, slurm):
+    slurm('echo "$MALLOC_ARENA_MAX $MALLOC_MMAP_THRESHOLD_" >"$FAKES/malloc"').wait(timeout=30)
+    assert (fakes.folder / 'malloc').read_text() == '2 1048576\n'
 
 
 def test_directives():

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 # Counts its starts, waits for $HOME/go, saves on SIGTERM as pic-jax does.
 PIC_JAX = """#!/usr/bin/env bash
 echo start >>"$HOME/starts"
-echo "$MALLOC_ARENA_MAX" >"$HOME/heaps"
+echo "$MALLOC_ARENA_MAX $MALLOC_MMAP_THRESHOLD_" >"$HOME/malloc"
 trap 'echo saved; exit 75' TERM
 echo "arguments: $*"
 until [[ -e $HOME/go ]]; do sleep 0.05; done
@@ -70,7 +70,7 @@ def test_exit_codes(worker, code, arrives):
         arrives,
         'arguments: train --workdir=/mnt/pic_jax/x y\n',
     )
-    assert (worker.home / 'heaps').read_text() == '2\n'
+    assert (worker.home / 'malloc').read_text() == '2 1048576\n'
 
 
 def test_a_lost_connection_ends_nothing_and_starts_nothing(worker):
