@@ -12,9 +12,10 @@ its first minutes, in which programs are compiled and pools fill up. What counts
   (Of malloc and threads the lower quartile of a stretch counts: what comes and goes with a save is there for nearly
   half of the time.)
 - time and processor time per step (with saves and evaluations): the lower end is above 10% an hour, that is, it grew
-  for certain. Other programs change both, on this machine (`other_cores` says how many cores they used in the first and
-  in the second half) and on others of the same host. Over all segments the upper end of processor time, which moves
-  less, has to be below 10%.
+  for certain. Other programs change both, on this machine and on others of the same host: what a segment, or all
+  together, cannot rule out is what the upper end says.
+
+Rows keep samples; all else is made of them when they are read.
 
     python benchmarks/long_run.py     runs the next segment that is missing; exit code 1 where a segment has a problem
     python benchmarks/long_run.py --segments=1 --malloc= --workdir=runs/default_malloc \
@@ -45,10 +46,11 @@ from typing import Any
 import heap_samples
 import killed_runs as runs
 import numpy as np
-from growth import LEAST, Slope, slope
+from growth import BLOCKS, LEAST, Slope, slope
 from pages import table as markdown
 from process_samples import Usage, busy_s, usage
 from provenance import provenance
+from scipy.stats import t as student
 
 from pic_jax.errors import EXIT_RESTART
 from pic_jax.files import read_json, write_text
@@ -98,7 +100,7 @@ def segment(
         'cores': len(os.sched_getaffinity(0)),
         'saved_before': saved or None, 'unwatched_steps': max(0, saved - before['last_step']) if before else 0,
         'resumed_from': resumed, 'last_step': last, 'exit_code': code,
-        **counts(workdir, resumed or 0, last), **measured(samples, 60 * settle), **commit,
+        **counts(workdir, resumed or 0, last), **commit,
     }  # fmt: skip
     return row | {'samples': thinned(samples)}
 
@@ -147,16 +149,17 @@ def counts(workdir: Path, first: int, last: int) -> dict[str, int]:
     return {'saves': last // every - first // every + (last % every > 0), 'evaluations': evaluations}
 
 
-def measured(samples: Samples, settle_s: float) -> dict[str, Any]:
-    """Middles and slopes after the first seconds; those of times are percent an hour. All empty without enough.
+def measured(row: dict[str, Any]) -> dict[str, Any]:
+    """Middles and slopes after the first minutes; those of times are percent an hour. All empty without enough.
 
     `step_cpu_s` is processor time between two samples over the steps between them.
     """
-    kept = samples['t_s'] >= settle_s
+    samples = {name: np.array(values) for name, values in row['samples'].items()}
+    kept = samples['t_s'] >= 60 * row['settle_minutes']
     after = {name: values[kept] for name, values in samples.items()}
     moved = np.flatnonzero(np.diff(after['step'], prepend=-1))[1:]  # the first one says when the interval began
     if len(moved) <= LEAST:
-        return {'middles': {}, 'slopes': {}, 'other_cores': []}
+        return {'middles': {}, 'slopes': {}}
     steps = {name: np.diff(after[name][moved]) for name in ('cpu_s', 'step')}
     step_cpu_s, step_s = steps['cpu_s'] / steps['step'], after['step_s'][moved]
     slopes, middles = {}, {}
@@ -171,11 +174,7 @@ def measured(samples: Samples, settle_s: float) -> dict[str, Any]:
         middles[name] = round(float(middle(values)), 4)
         scale = 100 / middle(values) if UNITS[name] == '%' else 1
         slopes[name] = slope(times / 3600, values * scale, middle)._asdict()
-    others = np.array_split(np.stack([after['busy_s'] - after['cpu_s'], after['t_s']]), 2, axis=1)
-    return {
-        'middles': middles, 'slopes': slopes,
-        'other_cores': [round(float(np.ptp(busy) / np.ptp(t)), 2) for busy, t in others],
-    }  # fmt: skip
+    return {'middles': middles, 'slopes': slopes}
 
 
 def lower_quartile(values: np.ndarray) -> float:
@@ -194,7 +193,7 @@ def problems(row: dict[str, Any], before: dict[str, Any] | None) -> list[str]:
         found.append(
             f'the workdir was at step {row["saved_before"]}, the segment before ended at {before["last_step"]}'
         )
-    return found + growth(row['middles'], row['slopes'])
+    return found + growth(**measured(row))
 
 
 def growth(middles: dict[str, float], slopes: dict[str, dict[str, float]]) -> list[str]:
@@ -216,13 +215,14 @@ def growth(middles: dict[str, float], slopes: dict[str, dict[str, float]]) -> li
     return found
 
 
-def pooled(rows: list[dict[str, Any]]) -> dict[str, Slope]:
-    """The mean slope of several segments, with its 95% interval (at 18 degrees of freedom each, 1.96 errors)."""
-    found = {}
-    for name in UNITS if all(row['slopes'] for row in rows) else ():
-        rates, errors = np.array([[row['slopes'][name][of] for of in ('rate', 'error')] for row in rows]).T
-        rate, error = rates.mean(), np.sqrt(errors @ errors) / len(rows)
-        found[name] = Slope(rate, error, rate - 1.96 * error, rate + 1.96 * error)
+def pooled(slopes: list[dict[str, dict[str, float]]]) -> dict[str, Slope]:
+    """The mean of at least two segments' slopes, with the wider of two 95% intervals: by their errors or spread."""
+    count, found = len(slopes), {}
+    for name in UNITS:
+        rates, errors = np.array([[each[name]['rate'], each[name]['error']] for each in slopes]).T
+        rate, error, spread = rates.mean(), np.sqrt(errors @ errors) / count, rates.std(ddof=1) / np.sqrt(count)
+        margin = max(student.ppf(0.975, (BLOCKS - 2) * count) * error, student.ppf(0.975, count - 1) * spread)
+        found[name] = Slope(rate, max(error, spread), rate - margin, rate + margin)
     return found
 
 
@@ -238,45 +238,41 @@ NAMES = {
 }  # fmt: skip
 
 
-def table(rows: dict[str, dict[str, Any]], what: str) -> str:
+def table(rows: list[tuple[str, dict[str, Any]]], what: str) -> str:
     """Middles of rows of their own, with the slope's 95% interval an hour.
 
     Args:
-      rows: by what names them. what: heads these names.
+      rows: each with what names it. what: heads these names.
     """
-    heading = [what, 'steps', 'saves', 'evaluations', *NAMES.values(), 'problems']
-    return markdown(heading, [cells(label, row, problems(row, None)) for label, row in rows.items()])
+    return markdown(heading(what), [cells(label, row, None) for label, row in rows])
 
 
 def numbered(rows: list[dict[str, Any]]) -> str:
     """The same of segments that follow each other, and the mean of their slopes."""
-    heading = ['segment', 'steps', 'saves', 'evaluations', *NAMES.values(), 'problems']
     lines = [
-        cells(str(number), row, problems(row, before))
+        cells(str(number), row, before)
         for number, (before, row) in enumerate(zip([None, *rows], rows, strict=False), 1)
     ]
-    if mean := pooled(rows):
-        intervals = [interval(mean[name]._asdict(), name) for name in NAMES]
-        lines.append(['all', '', '', '', *intervals, '; '.join(slower(rows)) or 'none'])
-    return markdown(heading, lines)
+    slopes = [measured(row)['slopes'] for row in rows]
+    if len(rows) > 1 and all(slopes):
+        mean = pooled(slopes)
+        lines.append(['all', '', '', '', *(interval(mean[name]._asdict(), name) for name in NAMES), ''])
+    return markdown(heading('segment'), lines)
 
 
-def slower(rows: list[dict[str, Any]]) -> list[str]:
-    """What is wrong with all segments together: processor time per step that may grow too much."""
-    each = pooled(rows).get('step_cpu_s')
-    if not each or each.high < PERCENT_AN_HOUR:
-        return []
-    return [f'step_cpu_s: up to {each.high:.2f} % an hour, expected less than {PERCENT_AN_HOUR:.2f}']
+def heading(what: str) -> list[str]:
+    """Of the tables."""
+    return [what, 'steps', 'saves', 'evaluations', *NAMES.values(), 'problems']
 
 
-def cells(label: str, row: dict[str, Any], found: list[str]) -> list[str]:
+def cells(label: str, row: dict[str, Any], before: dict[str, Any] | None) -> list[str]:
     """A line of the tables."""
     steps = f'{row["resumed_from"] or 0} to {row["last_step"]}'
     steps += f' ({row["unwatched_steps"]} unwatched before)' if row['unwatched_steps'] else ''
-    shown = [
-        f'{row["middles"][name]:g} ({interval(row["slopes"][name], name)})' if row['slopes'] else '-' for name in NAMES
-    ]
-    return [label, steps, str(row['saves']), str(row['evaluations']), *shown, '; '.join(found) or 'none']
+    middles, slopes = measured(row).values()
+    shown = [f'{middles[name]:g} ({interval(slopes[name], name)})' if slopes else '-' for name in NAMES]
+    found = '; '.join(problems(row, before)) or 'none'
+    return [label, steps, str(row['saves']), str(row['evaluations']), *shown, found]
 
 
 def interval(slope: dict[str, float], name: str) -> str:
@@ -303,7 +299,7 @@ def main() -> int:
         if before and before['malloc'] != args.malloc:
             raise SystemExit(f'{args.results} has rows of --malloc={before["malloc"]!r}: another needs other --results')
         row = segment(args.workdir, args.minutes, args.settle, before, args.malloc)
-        if not row['slopes']:
+        if not measured(row)['slopes']:
             raise SystemExit(f'no row was stored: {"; ".join(problems(row, before))}; see {runs.log(args.workdir)}')
         rows.append(row)
         write_text(args.results, json.dumps({'rows': rows}, indent=1) + '\n')
@@ -311,7 +307,7 @@ def main() -> int:
     if len(rows) < args.segments:
         print(f'{len(rows)} of {args.segments} segments: run the same command again to go on')
     wrong = [problems(row, before) for before, row in zip([None, *rows], rows, strict=False)]
-    return int(any(wrong) or (len(rows) == args.segments and bool(slower(rows))))
+    return int(any(wrong))
 
 
 if __name__ == '__main__':

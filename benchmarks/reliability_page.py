@@ -56,7 +56,7 @@ def long_training() -> Section | None:
     if 'segments' not in kept:
         return None
     rows = kept.pop('segments')
-    others = {row['malloc'] or 'none': row for found in kept.values() for row in found}
+    others = [(row['malloc'] or 'none', row) for found in kept.values() for row in found]
     minutes = ', '.join(f'{row["minutes"]:g}' for row in rows)
     text = [
         f'{len(rows)} of {long_run.SEGMENTS} segments so far, of {minutes} minutes, with {long_run.MALLOC}; slopes are '
@@ -64,7 +64,7 @@ def long_training() -> Section | None:
     ]  # fmt: skip
     if others:
         text += ["With other settings of glibc's malloc:", long_run.table(others, 'settings')]
-    return Section('A long training', 'long_run', origin([*rows, *others.values()]), '\n\n'.join(text))
+    return Section('A long training', 'long_run', origin([*rows, *(row for _, row in others)]), '\n\n'.join(text))
 
 
 def many() -> Section | None:

@@ -28,9 +28,17 @@ def series(**grown) -> long_run.Samples:
     return flat | {name: flat[name] + more for name, more in grown.items()}
 
 
+def row(**grown) -> dict:
+    """Of a segment with these samples."""
+    return {
+        'samples': {name: values.tolist() for name, values in series(**grown).items()}, 'settle_minutes': 5,
+        'resumed_from': None, 'saved_before': None, 'last_step': 500, 'exit_code': 75, 'unwatched_steps': 0, 'saves': 2,
+        'evaluations': 3,
+    }  # fmt: skip
+
+
 def judged(**grown) -> list[str]:
-    found = long_run.measured(series(**grown), settle_s=300)
-    return long_run.growth(found['middles'], found['slopes'])
+    return long_run.problems(row(**grown), None)
 
 
 def test_what_does_not_grow_is_not_flagged():
@@ -68,24 +76,20 @@ def test_what_a_save_holds_for_a_while_is_not():
     assert judged(heap_mib=9.0 * held, threads=6 * held) == []
 
 
-def test_processor_time_is_judged_over_all_segments():
-    """Four with an error of 8% an hour say what one cannot."""
-    rows = [
-        {'slopes': {name: {'rate': rate, 'error': 8.0} for name in long_run.UNITS}} for rate in (-1.0, 0.0, 1.0, 4.0)
-    ]
-    mean = long_run.pooled(rows)['step_cpu_s']
-    assert mean == pytest.approx((1.0, 4.0, 1.0 - 1.96 * 4, 1.0 + 1.96 * 4))
-    assert long_run.slower(rows) == []
-    assert long_run.slower(rows[:1]) == ['step_cpu_s: up to 14.68 % an hour, expected less than 10.00']
+def test_the_mean_of_segments_is_as_sure_as_their_errors_and_their_spread():
+    def of(*rates):
+        return long_run.pooled([{name: {'rate': rate, 'error': 8.0} for name in long_run.UNITS} for rate in rates])
+
+    alike, apart = of(0.9, 1.1, 0.8, 1.2)['step_s'], of(-30.0, -10.0, 20.0, 60.0)['step_s']
+    assert alike == pytest.approx((1, 4, 1 - 1.993 * 4, 1 + 1.993 * 4), rel=1e-3)
+    assert apart == pytest.approx((10, 19.58, 10 - 3.182 * 19.58, 10 + 3.182 * 19.58), rel=1e-3)
 
 
 def test_the_table_says_what_is_wrong_and_what_all_come_to():
-    row = long_run.measured(series(), settle_s=300) | {
-        'resumed_from': None, 'saved_before': None, 'last_step': 500, 'exit_code': 75, 'unwatched_steps': 0, 'saves': 2,
-        'evaluations': 3,
-    }  # fmt: skip
-    second = row | {'resumed_from': 400, 'saved_before': 400, 'last_step': 900}
-    lines = long_run.numbered([row, second]).splitlines()
+    first = row()
+    second = first | {'resumed_from': 400, 'saved_before': 400, 'last_step': 900}
+    assert len(long_run.numbered([first]).splitlines()) == 3
+    lines = long_run.numbered([first, second]).splitlines()
     assert lines[2].startswith('| 1 | 0 to 500 | 2 | 3 | ')
     assert lines[2].endswith(' | none |')
     assert lines[3].endswith(' | the workdir was at step 400, the segment before ended at 500 |')
@@ -94,9 +98,7 @@ def test_the_table_says_what_is_wrong_and_what_all_come_to():
 
 
 def test_a_segment_without_steps_is_flagged():
-    stuck = series(step=-series()['step'])
-    found = long_run.measured(stuck, settle_s=300)
-    assert long_run.growth(found['middles'], found['slopes']) == ['too few samples to fit a line']
+    assert judged(step=-series()['step']) == ['too few samples to fit a line']
 
 
 def test_a_line_is_fitted_with_its_error():
@@ -111,15 +113,14 @@ def test_a_line_is_fitted_with_its_error():
 
 
 def test_a_resume_from_elsewhere_is_flagged():
-    flat = long_run.measured(series(), settle_s=300)
-    row = flat | {'exit_code': 75, 'saved_before': 500, 'resumed_from': 500}
-    assert long_run.problems(row, {'last_step': 500}) == []
-    assert long_run.problems(row | {'saved_before': None, 'resumed_from': None}, {'last_step': 500}) == []
-    assert long_run.problems(row | {'exit_code': 1}, None) == ['exit code 1, expected 75']
-    assert long_run.problems(row | {'resumed_from': 450}, None) == ['resumed from 450, expected 500']
-    (found,) = long_run.problems(row, {'last_step': 600})
+    resumed = row() | {'saved_before': 500, 'resumed_from': 500}
+    assert long_run.problems(resumed, {'last_step': 500}) == []
+    assert long_run.problems(row(), {'last_step': 500}) == []
+    assert long_run.problems(resumed | {'exit_code': 1}, None) == ['exit code 1, expected 75']
+    assert long_run.problems(resumed | {'resumed_from': 450}, None) == ['resumed from 450, expected 500']
+    (found,) = long_run.problems(resumed, {'last_step': 600})
     assert found == 'the workdir was at step 500, the segment before ended at 600'
-    assert long_run.problems(row, {'last_step': 400}) == []  # a segment that was cut went on
+    assert long_run.problems(resumed, {'last_step': 400}) == []  # a segment that was cut went on
 
 
 def test_sigterm_stops_the_training_too(tmp_path, monkeypatch):
@@ -168,11 +169,11 @@ def test_what_linux_says_of_this_process():
     ],
 )
 def test_what_counts_as_a_problem_of_many_documents(changed, said):
-    row = {
+    found = {
         'compilations': 4, 'compilations_allowed': 6, 'batch_shapes': 1, 'growth': 0.01,
         'buckets': {32: 2, 64: 5, 128: 9, 256: 7},
     }  # fmt: skip
-    assert many_documents.problems(row | changed) == said
+    assert many_documents.problems(found | changed) == said
 
 
 def test_a_compress_that_fails_leaves_no_row(monkeypatch):

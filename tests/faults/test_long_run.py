@@ -74,7 +74,8 @@ def test_a_leak_is_flagged(grown):
     """1 MiB a step: the slope has to see at least a half of it, and be sure."""
     row = grown(LEAKS)
     steps, seconds = (row['samples'][name][-1] - row['samples'][name][0] for name in ('step', 't_s'))
+    slopes = long_run.measured(row)['slopes']
     for name in ('rss_mib', 'heap_mib'):
-        assert row['slopes'][name]['rate'] > 0.5 * steps / seconds * 3600
+        assert slopes[name]['rate'] > 0.5 * steps / seconds * 3600
         assert any(line.startswith(name) for line in long_run.problems(row, None))
-        assert row['slopes'][name]['low'] > 0
+        assert slopes[name]['low'] > 0
