@@ -9,7 +9,7 @@ import jax
 from pic_jax.errors import ConfigError, PicJaxError, first_line
 
 MODES = ('auto', 'on', 'off')
-_LEAVE_S = 20.0
+_LEAVE_S = 120.0  # JAX finds out that a process is dead in 100
 EXPLICIT = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 
 
@@ -44,10 +44,9 @@ def left() -> bool:
     """Leaves the job after an error; False where the other processes do not within `_LEAVE_S`.
 
     They then wait in a step for this one, which has to end by `os._exit`: a normal exit waits for them for five
-    minutes, and then JAX aborts all. Of an error that all have, none is cut short.
+    minutes, and then JAX aborts all. Of an error that all have, the first waits for the last; where one of them is
+    dead, JAX aborts this one meanwhile.
     """
-    if not jax.distributed.is_initialized():
-        return True
     leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     leaving.start()
     leaving.join(_LEAVE_S)

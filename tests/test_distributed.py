@@ -64,8 +64,6 @@ TRAIN = ['train', '--config=none.py', '--workdir=none']
 
 def test_after_an_error_a_job_is_left_if_the_others_leave_too(monkeypatch):
     """A process whose peers wait for it in a step is told so, and not only after JAX's five minutes."""
-    assert distributed.left()  # alone
-    monkeypatch.setattr(jax.distributed, 'is_initialized', lambda: True)
     monkeypatch.setattr(distributed, '_LEAVE_S', 0.2)
     others = threading.Event()
     monkeypatch.setattr(jax.distributed, 'shutdown', others.wait)
@@ -87,6 +85,7 @@ def test_a_process_that_failed_alone_ends_at_once(monkeypatch, capsys, error, co
         raise SystemExit(f'ended with {code}')
 
     monkeypatch.setattr(train, 'run', fail)
+    monkeypatch.setattr(jax.distributed, 'is_initialized', lambda: True)
     monkeypatch.setattr(distributed, 'left', lambda: False)
     monkeypatch.setattr(os, '_exit', ended)
     with pytest.raises(SystemExit, match=f'ended with {code}'):

@@ -5,6 +5,7 @@ of a training died, or this one was aborted.
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -81,34 +82,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         print('pic-jax: interrupted', file=sys.stderr)
         code = 1
     except Exception:
-        if not _job_left():
-            traceback.print_exc()
-            _exit_now(1)
-        raise
-    if not _job_left():
-        _exit_now(code)
+        if not _joined():
+            raise
+        traceback.print_exc()
+        code = 1
+    if _joined():
+        _leave(code)
     return code
 
 
-def _job_left() -> bool:
-    if 'jax' not in sys.modules:  # it takes a second to import
-        return True
+def _joined() -> bool:
+    """Whether this is one process of a job of several."""
+    return 'jax' in sys.modules and sys.modules['jax'].distributed.is_initialized()
+
+
+def _leave(code: int) -> None:
+    """Ends the process where the others of its job do not end too."""
     from pic_jax import distributed
 
-    return distributed.left()
-
-
-def _exit_now(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    if not distributed.left():
+        for stream in sys.stdout, sys.stderr:
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
 
 
 def _report(message: str) -> None:
     """One line, not endless, that cannot steer a terminal: it may hold names that a file says."""
     shown = message if len(message) <= MOST_SHOWN else message[:MOST_SHOWN] + '...'
     shown = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
-    print(f'pic-jax: error: {shown}', file=sys.stderr)
+    with contextlib.suppress(OSError):  # the disk that is full may be that of the log
+        print(f'pic-jax: error: {shown}', file=sys.stderr)
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from pic_jax.errors import EXIT_LOST, EXIT_RESTART, first_line
 _LOST = ('Connection reset by peer', 'Connection closed by peer', 'Broken pipe', 'remote process exited',
          'heartbeat timeout')  # fmt: skip
 _RAISED = (jax.errors.JaxRuntimeError, ValueError)  # the latter where a program is started, as by Orbax's barriers
+_STATUS = re.compile(r'[A-Z_]+: ')  # how texts of the runtime begin
 _FINISH_S = 20.0
 _CALLS = itertools.count(1)  # of all runs of the process: the preemption service is one, too
 
@@ -128,7 +130,8 @@ def _quietly(finish: Callable[[], None]) -> None:
 def _of_a_lost_peer(error: BaseException | None) -> str:
     """What the runtime's error says that is this one or led to it; empty where that is no lost peer."""
     while error is not None:
-        if isinstance(error, _RAISED) and any(mark in str(error) for mark in _LOST):
+        of_runtime = isinstance(error, _RAISED) and _STATUS.match(str(error))
+        if of_runtime and any(mark in str(error) for mark in _LOST):
             return first_line(error)
         error = error.__cause__ or error.__context__
     return ''

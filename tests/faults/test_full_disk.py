@@ -2,13 +2,10 @@
 
 import errno
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import killed_runs as runs
 import numpy as np
 import pytest
 from killed_runs import records, unfinished
@@ -16,7 +13,7 @@ from safetensors.numpy import save_file
 
 import pic_jax
 from pic_jax.cli.main import main
-from pic_jax.errors import EXIT_LOST, PicJaxError
+from pic_jax.errors import PicJaxError
 from pic_jax.files import replacing
 from pic_jax.interop import foreign, serving
 from pic_jax.training import weights
@@ -52,25 +49,6 @@ def test_a_save_that_does_not_fit_ends_the_run_and_keeps_the_checkpoint_before(
     assert 'resumed from step 2' in again.stderr
     assert records(workdir) == records(trained_workdir)
     assert unfinished(workdir) == []
-
-
-@pytest.mark.slow
-def test_one_process_of_a_job_that_cannot_write_ends_all(disk):
-    """At once: it waited five minutes for the others, who waited for it in a step."""
-    workdir = disk.path
-    running = runs.start(workdir, 2)
-    deadline = time.monotonic() + runs.LIMIT_S
-    while runs.saved_step(workdir) < 8 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    disk.fill(free=0)
-    assert (failed := runs.ended(running, limit_s=120))[0] == 1, runs.log(workdir).read_text()
-    assert failed[1] in (EXIT_LOST, -signal.SIGABRT), runs.log(workdir, 1).read_text()
-    (line,) = [line for line in runs.log(workdir).read_text().splitlines() if line.startswith('pic-jax: error:')]
-    assert FULL in line
-    disk.clear()
-    saved = runs.saved_step(workdir)
-    assert runs.ended(runs.start(workdir, 2)) == [0, 0]
-    assert runs.resumed_from(workdir) == saved >= 8
 
 
 def test_a_run_that_cannot_write_its_first_file_says_so(disk, train, failed):

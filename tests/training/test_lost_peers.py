@@ -70,6 +70,7 @@ def test_what_can_be_finished_is(monkeypatch, capsys):
         (1, jax.errors.JaxRuntimeError(RESET)),
         (2, jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes')),
         (2, PicJaxError('checkpoints/4: cannot be saved')),
+        (2, ValueError('/mnt/data/a.safetensors: Connection reset by peer')),  # of a mounted bucket
         (2, BrokenPipeError(32, 'Broken pipe')),  # of what a tracker talks to
     ],
 )
