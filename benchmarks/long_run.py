@@ -9,8 +9,8 @@ its first minutes, in which programs are compiled and pools fill up. What counts
   keeps one float array of 1,000 numbers a step passes the limit at one step a second.
 - blocks of Python's allocators, which lie in pages of their own where they are small: likewise, at 100 bytes each.
 - open files, threads: the upper end of the interval is one an hour or more.
-  (Of malloc and threads the lower quartile of a stretch counts: what comes and goes with a save is there for nearly
-  half of the time.)
+  (Of a stretch of live malloc and threads the lower quartile counts, as what comes and goes with a save is there for
+  nearly half of the time; of resident memory the upper one, as a step's buffers are not there between two steps.)
 - time and processor time per step (with saves and evaluations): the lower end is above 10% an hour, that is, it grew
   for certain. Other programs change both, on this machine and on others of the same host: what a segment, or all
   together, cannot rule out is what the upper end says.
@@ -33,6 +33,7 @@ steps as `unwatched_steps`.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -69,6 +70,9 @@ UNITS = {
     'rss_mib': 'MiB', 'anonymous_mib': 'MiB', 'heap_mib': 'MiB', 'python_blocks': 'blocks', 'handles': 'handles',
     'threads': 'threads', 'step_cpu_s': '%', 'step_s': '%',
 }  # fmt: skip
+
+LOWER, UPPER = (functools.partial(np.quantile, q=q) for q in (0.25, 0.75))
+QUARTILES = {'rss_mib': UPPER, 'anonymous_mib': UPPER, 'heap_mib': LOWER, 'threads': LOWER}
 
 Samples = dict[str, np.ndarray]  # the fields of `Usage` and `Heap`, and t_s, step, step_s, busy_s; one number a sample
 
@@ -169,17 +173,12 @@ def measured(row: dict[str, Any]) -> dict[str, Any]:
         elif name == 'step_s':
             times, values, middle = after['t_s'][moved], step_s, np.mean
         else:
-            middle = lower_quartile if name in ('heap_mib', 'threads') else np.median
+            middle = QUARTILES.get(name, np.median)
             times, values = after['t_s'], after[name]
         middles[name] = round(float(middle(values)), 4)
         scale = 100 / middle(values) if UNITS[name] == '%' else 1
         slopes[name] = slope(times / 3600, values * scale, middle)._asdict()
     return {'middles': middles, 'slopes': slopes}
-
-
-def lower_quartile(values: np.ndarray) -> float:
-    """A quarter of the values are below it."""
-    return float(np.quantile(values, 0.25))
 
 
 def problems(row: dict[str, Any], before: dict[str, Any] | None) -> list[str]:
@@ -248,13 +247,13 @@ def table(rows: list[tuple[str, dict[str, Any]]], what: str) -> str:
 
 
 def numbered(rows: list[dict[str, Any]]) -> str:
-    """The same of segments that follow each other, and the mean of their slopes."""
+    """The same of segments that follow each other and, where all are there, the mean of their slopes."""
     lines = [
         cells(str(number), row, before)
         for number, (before, row) in enumerate(zip([None, *rows], rows, strict=False), 1)
     ]
     slopes = [measured(row)['slopes'] for row in rows]
-    if len(rows) > 1 and all(slopes):
+    if len(rows) == SEGMENTS and all(slopes):
         mean = pooled(slopes)
         lines.append(['all', '', '', '', *(interval(mean[name]._asdict(), name) for name in NAMES), ''])
     return markdown(heading('segment'), lines)

@@ -71,9 +71,10 @@ def test_a_peak_of_every_save_is_not():
 
 
 def test_what_a_save_holds_for_a_while_is_not():
-    """Contexts and threads of tensorstore, for 70 of 150 seconds, are as often there in the end as in the beginning."""
+    """Contexts and threads of tensorstore for 70 of 150 seconds; a step's buffers most of the time."""
     held = (MINUTES * 60) % 150 < 70
-    assert judged(heap_mib=9.0 * held, threads=6 * held) == []
+    between = np.random.default_rng(3).random(len(MINUTES)) < 0.4
+    assert judged(heap_mib=9.0 * held, threads=6 * held, rss_mib=-40.0 * between) == []
 
 
 def test_the_mean_of_segments_is_as_sure_as_their_errors_and_their_spread():
@@ -89,11 +90,11 @@ def test_the_table_says_what_is_wrong_and_what_all_come_to():
     first = row()
     second = first | {'resumed_from': 400, 'saved_before': 400, 'last_step': 900}
     assert len(long_run.numbered([first]).splitlines()) == 3
-    lines = long_run.numbered([first, second]).splitlines()
+    lines = long_run.numbered([first, second, second, second]).splitlines()
     assert lines[2].startswith('| 1 | 0 to 500 | 2 | 3 | ')
     assert lines[2].endswith(' | none |')
     assert lines[3].endswith(' | the workdir was at step 400, the segment before ended at 500 |')
-    assert lines[4].startswith('| all |  |  |  | ')
+    assert lines[-1].startswith('| all |  |  |  | ')
     assert len({line.count('|') for line in lines}) == 1
 
 
