@@ -17,8 +17,8 @@ from pic_jax.cli.settings import resolve
 from pic_jax.config import RunConfig, default_config
 from pic_jax.files import write_text
 from pic_jax.run import open_run
-from pic_jax.training.loop import train
 from pic_jax.training.sharding import make_mesh
+from pic_jax.training.train import train
 
 STORED = Path(__file__).parents[1] / 'tests' / 'golden' / 'metrics.json'
 SEED, STEPS = 0, 20

@@ -118,7 +118,7 @@ class Training:
 def run_training(training: Training, workdir: Path) -> None:
     """All stages of a training; writes the row of every measured ratio."""
     from pic_jax.evaluation.plots import read_metrics
-    from pic_jax.training.loop import train
+    from pic_jax.training.train import train
 
     history, start, origin = [], '', provenance(training.seed)  # of the code that runs, whatever HEAD is later
     for stage, ratio in training.stages():

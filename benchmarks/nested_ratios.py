@@ -36,8 +36,8 @@ def run_arm(arm: str, seed: int, workdir: Path) -> None:
     from pic_jax.files import write_text
     from pic_jax.nested import served_ratios, trainable_at
     from pic_jax.run import open_run
-    from pic_jax.training.loop import train
     from pic_jax.training.ratios import drawn_ratios
+    from pic_jax.training.train import train
 
     folder = workdir / f'{arm}-s{seed}'
     words = [f'seed={seed}', f'train.steps={STEPS}', f'train.eval_every={STEPS}', 'train.checkpoint_every=10']

@@ -32,7 +32,7 @@ def train_row(name: str, workdir: Path) -> None:
     from pic_jax.evaluation import harness, tables
     from pic_jax.evaluation.plots import read_metrics
     from pic_jax.run import open_run
-    from pic_jax.training.loop import train
+    from pic_jax.training.train import train
 
     overrides = [f'--config.compressor.{option}' for option in ROWS[name]]
     run = open_run(resolve(load_file(str(ROOT / 'configs' / 'tinystories.py')), overrides))

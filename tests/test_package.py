@@ -41,7 +41,7 @@ def test_importing_is_light(statement):
 def test_the_walk_finds_the_package():
     assert len(SOURCES) > 40
     assert 'jax' in imports(Path('training/step.py'))
-    assert 'pic_jax.training.loop.train' in imports(Path('cli/train.py'))  # inside a function
+    assert 'pic_jax.training.train.train' in imports(Path('cli/train.py'))  # inside a function
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=str)

@@ -53,8 +53,9 @@ def run(args: argparse.Namespace) -> int:
     from pic_jax.evaluation.environment import environment, record_environment
     from pic_jax.evaluation.report import write_report
     from pic_jax.run import open_run
-    from pic_jax.training.loop import Watch, train
+    from pic_jax.training.loop import Watch
     from pic_jax.training.sharding import make_mesh
+    from pic_jax.training.train import train
 
     distributed.start(args.distributed)
     workdir, here = Path(args.workdir), environment()  # of the code that runs, whatever the commit is later

@@ -226,11 +226,11 @@ def score_of(record: dict[str, Any], metric: str) -> float | None:
     """How good a validation record is by one of its fields, higher is better; None where no metric is set.
 
     Raises:
-      PicJaxError: the record has no such field.
+      PicJaxError: the record has no such measurement.
     """
     if not metric:
         return None
-    if metric not in record:
+    if not isinstance(record.get(metric), float):
         fields = ', '.join(name for name, value in record.items() if isinstance(value, float))
         raise PicJaxError(f'train.best_metric={metric!r} is not valid: expected one of {fields}')
     return record[metric] if metric.endswith(HIGHER_IS_BETTER) else -record[metric]

@@ -14,30 +14,22 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from pic_jax.compressors.registry import make_compressor
 from pic_jax.config import TrainConfig
-from pic_jax.data.examples import packed
-from pic_jax.data.loader import Batch, Batches
-from pic_jax.data.prepare import prepare
+from pic_jax.data.loader import Batch
 from pic_jax.distributed import is_main
 from pic_jax.errors import ConfigError, PicJaxError, RunInterruptedError
 from pic_jax.evaluation.flops import count_flops
-from pic_jax.run import Run, check_fits
 from pic_jax.training import weights
 from pic_jax.training.checkpoint import Checkpoints, score_of
-from pic_jax.training.identity import identity
 from pic_jax.training.interruption import Preemption, Watchdog, exit_where_a_peer_is_lost
-from pic_jax.training.objectives import Loss, compressor_loss
+from pic_jax.training.objectives import Loss
 from pic_jax.training.profiler import Profiler, clipped
-from pic_jax.training.ratios import drawn_ratios, nested_losses
+from pic_jax.training.ratios import drawn_ratios
 from pic_jax.training.recovery import set_damaged_aside
-from pic_jax.training.sharding import abstract, born_sharded, check_mesh, place_batch, rows_of_process
-from pic_jax.training.start import initial_trainable
+from pic_jax.training.sharding import abstract, born_sharded, place_batch, rows_of_process
 from pic_jax.training.step import TrainState, init_state, make_train_step
-from pic_jax.training.summary import summary
 from pic_jax.training.telemetry import Clock, Spikes, tokens_in
 from pic_jax.training.trackers import check_trackers, make_tracker
-from pic_jax.training.validation import make_validation
 from pic_jax.training.workdir import compare_config, write_config
 from pic_jax.training.writers import (
     Metrics,
@@ -46,7 +38,9 @@ from pic_jax.training.writers import (
     Record,
     Several,
     SilentProgress,
+    gap_shares,
     make_progress,
+    progress_line,
 )
 
 
@@ -104,55 +98,6 @@ class Watch(NamedTuple):
 UNWATCHED = Watch()
 
 
-def train(run: Run, workdir: Path, watch: Watch = UNWATCHED) -> dict[str, Any]:
-    """Trains the run's compressor up to `train.steps`, from the workdir's newest checkpoint if it has one.
-
-    Returns:
-      the trained parameters.
-
-    Raises:
-      ConfigError: the workdir holds another run, or memory and text do not fit the decoder.
-      PicJaxError: data or checkpoint cannot be used, or a loss is not finite (the message has step and batch).
-      RunInterruptedError: the machine is being taken away; a checkpoint has been saved.
-    """
-    config = run.config
-    check_fits(run)
-    check_mesh(config, run.decoder.config, run.mesh)
-    names = config.objective.names
-    records, dropped = prepare(config.data, names, run.tokenizer, run.template, run.eos_id, ('train', 'validation'))
-    training = packed(records['train'], config.data, run.eos_id)
-    rows = rows_of_process(run.mesh, config.train.batch_size)
-    job = Job(
-        config=config,
-        loss=compressor_loss(run),
-        init=lambda base: run.compressor.init(jax.random.key(config.seed), base),
-        given=(lambda: initial_trainable(run)) if config.start else None,
-        frozen=run.base,
-        batches=Batches(training, config.data, names, run.eos_id, config.train.batch_size, config.seed, rows),
-        sources=lambda batch: ', '.join(training[index].source for index in batch['index']),
-        validate=make_validation(run, records['validation']),
-        summary=lambda trainable: summary(run, trainable, training, dropped),
-        mesh=run.mesh,
-        base=identity(run.base, run.decoder.config),
-        nested=nested_losses(run),
-        counted={} if config.remat == 'none' and not may_call_kernels(run) else plain_losses(run),
-    )
-    return fit(job, workdir, watch)
-
-
-def may_call_kernels(run: Run) -> bool:
-    """Whether attention may be a Pallas kernel, whose operations a walk over jaxprs can only bound."""
-    return run.decoder.attention == 'splash' or (run.decoder.attention, run.decoder.platform) == ('auto', 'tpu')
-
-
-def plain_losses(run: Run) -> Mapping[int, Loss]:
-    """See `Job.counted`."""
-    attention = 'structured' if may_call_kernels(run) else run.decoder.attention
-    decoder = run.decoder.clone(remat='none', attention=attention)
-    plain = dataclasses.replace(run, decoder=decoder, compressor=make_compressor(run.config.compressor, decoder))
-    return nested_losses(plain) or {0: compressor_loss(plain)}
-
-
 def initial_state(job: Job) -> TrainState:
     """The state before the first step, every device making or receiving its own part."""
     given = job.given() if job.given else None
@@ -206,11 +151,8 @@ def fit(job: Job, workdir: Path, watch: Watch = UNWATCHED) -> Any:
             state = checkpoints.restore(start, abstract_state(job)) if start else initial_state(job)
         profiler = Profiler(workdir / 'profile', clipped(watch.profile_steps, start, config.steps, progress.note))
         sent.callback(end_quietly, profiler.close, progress)
-        trackers = [
-            make_tracker(name, workdir, dataclasses.asdict(job.config), start)
-            for name in watch.log_to
-            if is_main() and start < config.steps
-        ]
+        names = watch.log_to if is_main() and start < config.steps else ()
+        trackers = [make_tracker(name, workdir, dataclasses.asdict(job.config), start) for name in names]
         for tracker in trackers:
             sent.callback(end_quietly, tracker.close, progress)
 
@@ -221,21 +163,28 @@ def fit(job: Job, workdir: Path, watch: Watch = UNWATCHED) -> Any:
         with jax.set_mesh(job.mesh), exit_where_a_peer_is_lost(finish):
             for line in job.summary(state.trainable) + ([f'resumed from step {start} of {workdir}'] if start else []):
                 progress.note(line)
-            records: list[Record] = []
-            metrics = Several([])
+            metrics, spikes, validated = Several([]), Spikes([]), False
             if is_main():
                 write_config(workdir, job.config)
-                # Without a checkpoint the run starts over, and its first record with it.
-                file = MetricsFile(workdir / 'metrics.jsonl', keep_until=start or -1)
-                metrics, records = Several([file, *trackers]), file.kept
-            validated = any((record['split'], record['step']) == ('validation', start) for record in records)
+                file = MetricsFile(workdir / 'metrics.jsonl')
+                metrics, (spikes, validated) = Several([file, *trackers]), history(file, start)
             # Also of a run that was told to stop: it had no time to validate the step that it saved.
             if multihost_utils.broadcast_one_to_all(np.bool_(validates(config, start) and not validated)):
                 record = validation_record(job, start, state.trainable)
                 score_of(record, config.best_metric)  # refuses a metric that there is not, before the first step
                 metrics.write(record)
-            loop = Loop(job, metrics, checkpoints, progress, preemption, watchdog, profiler, Spikes(records))
+            loop = Loop(job, metrics, checkpoints, progress, preemption, watchdog, profiler, spikes)
             return loop.run(state, start).trainable
+
+
+def history(file: MetricsFile, start: int) -> tuple[Spikes, bool]:
+    """What new losses are compared with, and whether step `start` has been validated; drops the records after it.
+
+    Without a checkpoint (0) the run starts over, and its first record with it.
+    """
+    records = file.cut(start or -1)
+    validated = any((record['split'], record['step']) == ('validation', start) for record in records)
+    return Spikes(records), validated
 
 
 def validates(config: TrainConfig, step: int) -> bool:
@@ -362,7 +311,7 @@ class Loop:
         regular = step % self._config.log_every == 0 or step == self._config.steps
         if regular:
             record |= self._clock.lap()
-            self._progress.update(step, _line(record))
+            self._progress.update(step, progress_line(record))
         if regular or 'spike' in record:
             self._metrics.write(record)
             self._spikes.add(record)
@@ -388,7 +337,7 @@ class Loop:
         """Writes the validation record; returns its score (see `checkpoint.score_of`)."""
         record = validation_record(self._job, step, trainable)
         self._metrics.write(record)
-        self._progress.note(f'step {step}  validation loss {record["loss"]:.4f}  {_shares(record)}'.rstrip())
+        self._progress.note(f'step {step}  validation loss {record["loss"]:.4f}  {gap_shares(record)}'.rstrip())
         self._clock.restart()
         return score_of(record, self._config.best_metric)
 
@@ -404,17 +353,3 @@ def validation_record(job: Job, step: int, trainable: Any) -> Record:
         if isinstance(value, float) and not np.isfinite(value):
             raise PicJaxError(f'step {step}: {name} of the validation is {value}')
     return record
-
-
-def _line(record: Record) -> str:
-    """What the terminal shows of a train record."""
-    parts = [f'step {record["step"]}']
-    parts += [f'loss {record["loss"]:.4f}'] if 'loss' in record else ['skipped']
-    parts += [f'{record["tokens_per_s"]:.0f} tokens/s']
-    parts += [f'MFU {record["mfu"]:.1%}'] if 'mfu' in record else []
-    return '  '.join(parts)
-
-
-def _shares(record: Record) -> str:
-    shares = {name: value for name, value in record.items() if name.endswith('gap_share')}
-    return '  '.join(f'{name} {value:.3f}' for name, value in shares.items())

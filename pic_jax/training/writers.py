@@ -35,23 +35,23 @@ class Several:
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object a line, flushed to disk as a whole line.
+    """metrics.jsonl: one JSON object a line, flushed to disk as a whole line."""
 
-    Attributes:
-      kept: the records that were there and stay.
-    """
+    def __init__(self, path: Path):
+        """Args: the file, which need not be there yet."""
+        self.path = path
 
-    def __init__(self, path: Path, keep_until: int):
-        """Opens the file for appending; records after step `keep_until` are dropped first, atomically.
+    def cut(self, last: int) -> list[Record]:
+        """Drops the records after step `last`, atomically, and returns the others.
 
         Raises:
           PicJaxError: a line other than the last (which a kill may have cut) is not a record.
         """
-        self.path, self.kept = path, []
-        if path.exists():
-            kept = [(line, record) for line, record in _records(path) if record['step'] <= keep_until]
-            self.kept = [record for _, record in kept]
-            write_text(path, ''.join(line + '\n' for line, _ in kept))
+        if not self.path.exists():
+            return []
+        kept = [(line, record) for line, record in _records(self.path) if record['step'] <= last]
+        write_text(self.path, ''.join(line + '\n' for line, _ in kept))
+        return [record for _, record in kept]
 
     def write(self, record: Record) -> None:
         """Appends one record and waits until it is on disk.
@@ -176,3 +176,18 @@ class BarProgress:
 def make_progress(total: int, done: int) -> Progress:
     """A bar where stderr is a terminal, lines elsewhere."""
     return BarProgress(total, done) if sys.stderr.isatty() else PlainProgress()
+
+
+def progress_line(record: Record) -> str:
+    """What the terminal shows of a train record."""
+    parts = [f'step {record["step"]}']
+    parts += [f'loss {record["loss"]:.4f}'] if 'loss' in record else ['skipped']
+    parts += [f'{record["tokens_per_s"]:.0f} tokens/s']
+    parts += [f'MFU {record["mfu"]:.1%}'] if 'mfu' in record else []
+    return '  '.join(parts)
+
+
+def gap_shares(record: Record) -> str:
+    """What the terminal shows of a validation record."""
+    shares = {name: value for name, value in record.items() if name.endswith('gap_share')}
+    return '  '.join(f'{name} {value:.3f}' for name, value in shares.items())

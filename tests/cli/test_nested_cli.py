@@ -19,10 +19,10 @@ from pic_jax.evaluation import ablation
 from pic_jax.interop import context_files
 from pic_jax.run import open_run
 from pic_jax.training.ensemble import check_members, train_members
-from pic_jax.training.loop import train
 from pic_jax.training.ratios import drawn_ratios
 from pic_jax.training.start import initial_trainable
 from pic_jax.training.telemetry import MEASURED
+from pic_jax.training.train import train
 from pic_jax.training.weights import write_weights
 
 TEXTS = ['Mara lives in Stonehaven and sells plums.', 'Short.']

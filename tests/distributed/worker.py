@@ -43,8 +43,8 @@ def main():
 
     from pic_jax import distributed
     from pic_jax.run import open_run
-    from pic_jax.training.loop import train
     from pic_jax.training.sharding import make_mesh
+    from pic_jax.training.train import train
 
     jax.config.update('jax_default_matmul_precision', 'highest')
     distributed.start('auto')

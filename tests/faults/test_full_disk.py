@@ -59,13 +59,13 @@ def test_a_run_that_cannot_write_its_first_file_says_so(disk, train, failed):
 
 def test_a_record_that_does_not_fit_is_an_error_with_a_path(disk):
     path = disk.path / 'metrics.jsonl'
-    metrics = MetricsFile(path, keep_until=0)
+    metrics = MetricsFile(path)
     metrics.write({'step': 1, 'split': 'train'})
     disk.fill(free=0)
     with pytest.raises(PicJaxError, match=rf'{path}: cannot be written: {FULL}'):
         metrics.write({'step': 2, 'split': 'train', 'text': 'x' * 8192})
     disk.clear()
-    assert [record['step'] for record in MetricsFile(path, keep_until=9).kept] == [1]
+    assert [record['step'] for record in metrics.cut(9)] == [1]
 
 
 def test_export_leaves_nothing_behind(disk, trained_workdir, failed):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import types
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +27,15 @@ from pic_jax.evaluation.flops import count_flops
 from pic_jax.models.decoder import Decoder
 from pic_jax.models.scoring import Totals
 from pic_jax.run import check_fits, open_run
-from pic_jax.training.loop import Job, Watch, fit, plain_losses
+from pic_jax.training.loop import Job, Watch, fit
 from pic_jax.training.objectives import Loss, compressor_loss
 from pic_jax.training.sharding import single_device_mesh
 from pic_jax.training.start import initial_trainable
 from pic_jax.training.step import init_state, make_train_step
 from pic_jax.training.telemetry import MEASURED, tokens_in
+from pic_jax.training.train import plain_losses
 from pic_jax.training.workdir import read_config
+from pic_jax.training.writers import MetricsFile
 
 CONFIG = RunConfig(
     base='none',
@@ -130,6 +133,28 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, whole, 
     assert last.asked[0] == stops[-1] // 3 * 3  # it went on from the newest checkpoint
 
 
+def test_a_resumed_run_does_not_hold_the_records_before_it(tmp_path, monkeypatch):
+    """A run of a million steps has as many as would fill hundreds of megabytes."""
+
+    class Record(dict):  # a dict that can be referred to weakly
+        pass
+
+    old, alive, cut = [], [], MetricsFile.cut
+
+    def watched(file, last):
+        found = [Record(record) for record in cut(file, last)]
+        old.extend(weakref.ref(record) for record in found)
+        return found
+
+    with pytest.raises(Interrupted):
+        fit(make_job(Numbers(4)), tmp_path)
+    monkeypatch.setattr(MetricsFile, 'cut', watched)
+    monkeypatch.setattr(MetricsFile, 'write', lambda *_: alive.append([reference() for reference in old]))
+    fit(make_job(Numbers()), tmp_path)
+    assert alive
+    assert alive[0] == [None, None]  # the validation of step 0, and step 3
+
+
 class Terminated(Numbers):
     """The machine is taken away while a step's batch is made."""
 
@@ -168,10 +193,11 @@ def test_scores_of_another_metric_are_not_compared(tmp_path):
     assert stage(6, 'loss') == {'6'}
 
 
-def test_a_metric_that_validations_lack_is_refused_before_the_first_step(tmp_path):
+@pytest.mark.parametrize('metric', ['lm_exact', 'split', 'step'])
+def test_a_metric_that_validations_lack_is_refused_before_the_first_step(tmp_path, metric):
     numbers = Numbers()
-    train = dataclasses.replace(CONFIG.train, best_metric='lm_exact')
-    with pytest.raises(PicJaxError, match=r"train\.best_metric='lm_exact' is not valid: expected one of loss"):
+    train = dataclasses.replace(CONFIG.train, best_metric=metric)
+    with pytest.raises(PicJaxError, match=rf"train\.best_metric='{metric}' is not valid: expected one of loss"):
         fit(make_job(numbers, dataclasses.replace(CONFIG, train=train)), tmp_path)
     assert not numbers.asked
 

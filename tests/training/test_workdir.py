@@ -86,7 +86,8 @@ def lines(*steps: int) -> str:
 def test_a_cut_last_record_and_records_after_the_checkpoint_are_dropped(tmp_path, cut):
     path = tmp_path / 'metrics.jsonl'
     path.write_text(lines(0, 1, 2, 2, 3) + cut)
-    metrics = MetricsFile(path, keep_until=2)
+    metrics = MetricsFile(path)
+    assert [record['step'] for record in metrics.cut(2)] == [0, 1, 2, 2]
     assert path.read_text() == lines(0, 1, 2, 2)
     metrics.write({'step': 3, 'split': 'train', 'loss': 1.5})
     assert path.read_text() == lines(0, 1, 2, 2, 3)
@@ -104,7 +105,7 @@ def test_a_line_that_is_no_record_is_refused_with_its_number(tmp_path, line, sai
     path = tmp_path / 'metrics.jsonl'
     path.write_text(f'{lines(0)}{line}\n{lines(2)}')
     with pytest.raises(PicJaxError, match=rf'metrics\.jsonl:2: {said}'):
-        MetricsFile(path, keep_until=2)
+        MetricsFile(path).cut(2)
 
 
 def test_a_damaged_earlier_record_is_refused_with_its_number(tmp_path):
@@ -112,7 +113,7 @@ def test_a_damaged_earlier_record_is_refused_with_its_number(tmp_path):
     path.write_text(lines(0, 1) + '{"step": \n' + lines(2))
     before = path.read_bytes()
     with pytest.raises(PicJaxError, match=r'metrics\.jsonl:3: not valid JSON'):
-        MetricsFile(path, keep_until=2)
+        MetricsFile(path).cut(2)
     assert path.read_bytes() == before
 
 
