@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pic_jax import nested
-from pic_jax.compressors.base import Compressor, check_ids
+from pic_jax.compressors.base import Compressor
 from pic_jax.config import to_mapping
 from pic_jax.data.tokenise import decode, encode
 from pic_jax.errors import ConfigError, PicJaxError
@@ -27,6 +27,7 @@ from pic_jax.models import hub
 from pic_jax.models.generation import GREEDY, Sampling, check_new_tokens, generate
 from pic_jax.models.inputs import from_memory
 from pic_jax.run import Run, named_folder, open_run
+from pic_jax.tensors import check_ids
 from pic_jax.training.checkpoint import LATEST, restore_trainable
 from pic_jax.training.weights import write_weights
 from pic_jax.training.workdir import read_config
@@ -48,9 +49,12 @@ class TrainedCompressor:
     step: int | None = None
 
     def compress(
-        self, contexts: Sequence[str] | np.ndarray, lengths: np.ndarray | None = None, ratio: int | None = None
+        self,
+        contexts: Sequence[str] | np.ndarray | jax.Array,
+        lengths: np.ndarray | None = None,
+        ratio: int | None = None,
     ) -> Memory:
-        """Compresses texts, or right-padded int32 tokens [B, S].
+        """Compresses texts, or right-padded tokens [B, S] of an integer dtype.
 
         Args:
           lengths: of tokens, [B]: how many of each row are real; all by default.
@@ -62,10 +66,13 @@ class TrainedCompressor:
         """
         if ratio is not None and ratio != self.run.config.compressor.ratio:
             return self.at_ratio(ratio).compress(contexts, lengths)
-        if isinstance(contexts, np.ndarray):
-            if contexts.ndim != 2:
-                raise ConfigError(f'contexts of shape {contexts.shape} are not valid: expected tokens [B, S]')
-            tokens_BS = contexts.astype(np.int32)
+        if isinstance(contexts, np.ndarray | jax.Array):
+            tokens_BS = np.asarray(contexts)
+            if tokens_BS.ndim != 2 or not np.issubdtype(tokens_BS.dtype, np.integer):
+                raise ConfigError(
+                    f'contexts of shape {tokens_BS.shape} and dtype {tokens_BS.dtype} are not valid: expected integers '
+                    '[B, S]'
+                )
             lengths_B = np.full(len(tokens_BS), tokens_BS.shape[1]) if lengths is None else np.asarray(lengths)
             if lengths_B.shape != (len(tokens_BS),):
                 raise ConfigError(
@@ -80,8 +87,11 @@ class TrainedCompressor:
         if lengths_B.max() > tokens_BS.shape[1]:
             raise PicJaxError(f'lengths hold {lengths_B.max()}: expected at most {tokens_BS.shape[1]}, as tokens has')
         valid_BS = np.arange(tokens_BS.shape[1]) < lengths_B[:, None]
-        check_ids(tokens_BS[valid_BS], self.run.decoder.config.vocab_size)
-        tokens_BS = np.pad(tokens_BS, ((0, 0), (0, self._bucket(tokens_BS.shape[1]) - tokens_BS.shape[1])))
+        check_ids(tokens_BS[valid_BS], self.run.vocab_size)
+        tokens_BS = np.where(valid_BS, tokens_BS, 0)  # padding may be an id that the model has no embedding for
+        tokens_BS = np.pad(
+            tokens_BS.astype(np.int32), ((0, 0), (0, self._bucket(tokens_BS.shape[1]) - tokens_BS.shape[1]))
+        )
         return _compress(
             self.run.compressor, self.run.base, self.trainable, jnp.asarray(tokens_BS), jnp.asarray(lengths_B)
         )
@@ -111,13 +121,13 @@ class TrainedCompressor:
         """
         run = self.run
         check_new_tokens(max_new_tokens)
-        check_texts('prompts', prompts)
+        prompts = checked_texts('prompts', prompts)
         if len(prompts) != len(memory.valid) or not len(prompts):
             raise ConfigError(f'{len(prompts)} prompts for {len(memory.valid)} contexts: expected one for each')
         if self.special_name == 'ft':
             prompts = [run.template.question(prompt) for prompt in prompts]
         text_BT, lengths_B = pad([encode(run.tokenizer, prompt) for prompt in prompts], multiple=PROMPT_MULTIPLE)
-        check_ids(text_BT, run.decoder.config.vocab_size)
+        check_ids(text_BT, run.vocab_size)
         needed = len(run.prefix) + int(memory.text_start.max()) + 1 + int(lengths_B.max()) + max_new_tokens
         if needed > run.decoder.config.max_position_embeddings:
             raise ConfigError(
@@ -198,7 +208,7 @@ class TrainedCompressor:
         return digest.hexdigest()
 
     def _encode(self, contexts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        check_texts('contexts', contexts)
+        contexts = checked_texts('contexts', contexts)
         return pad([encode(self.run.tokenizer, text) for text in contexts])
 
     def _bucket(self, length: int) -> int:
@@ -249,10 +259,19 @@ def pad(rows: Sequence[np.ndarray], multiple: int = 1) -> tuple[np.ndarray, np.n
     return tokens_BS, lengths_B
 
 
-def check_texts(key: str, texts: Sequence[str]) -> None:
-    """Raises ConfigError for a text by itself, each character of which would be one."""
+def checked_texts(key: str, texts: Iterable[str]) -> list[str]:
+    """The texts as a list.
+
+    Raises:
+      ConfigError: it is a text by itself, each character of which would be one, or one of them is no text.
+    """
     if isinstance(texts, str):
         raise ConfigError(f'{key}={texts[:40]!r} is not valid: expected a list of texts')
+    texts = list(texts)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ConfigError(f'{key} hold {type(text).__name__}: expected texts only')
+    return texts
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from pic_jax import nested
@@ -20,6 +21,7 @@ from pic_jax.data.tokenise import Template, encode, load_tokenizer, template
 from pic_jax.errors import ConfigError
 from pic_jax.models import hf, hub, orbax_base
 from pic_jax.models.decoder import Decoder, Params
+from pic_jax.tensors import check_ids
 from pic_jax.training.sharding import shardings, single_device_mesh
 
 if TYPE_CHECKING:
@@ -80,6 +82,11 @@ class Run:
         ids = self.decoder.config.eos_token_ids
         return ids[0] if ids else None
 
+    @property
+    def vocab_size(self) -> int:
+        """Of the target; a tokenizer may have more."""
+        return self.decoder.config.vocab_size
+
     def at_ratio(self, ratio: int) -> 'Run':
         """The run of the ordinary compressor that serves one of the ratios; its weights are `nested.trainable_at`'s.
 
@@ -111,11 +118,12 @@ def open_run(config: RunConfig, mesh: Mesh | None = None) -> Run:
     dtype = jnp.dtype(config.dtype)
     mesh = mesh or single_device_mesh()
     decoder = make_decoder(config, decoder_config, mesh)
-    prefix = resolved_prefix(config.decoder_prefix, decoder_config)
     base = load_base(folder, decoder_config, dtype, mesh)
     tokenizer = load_tokenizer(folder)
     text = template(config.prompt_template, tokenizer)
     before = tuple(int(token) for token in encode(tokenizer, text.before)) if text.before else ()
+    prefix = resolved_prefix(config.decoder_prefix, decoder_config, before)
+    check_ids(np.array([*prefix, *before]), decoder_config.vocab_size, f'{folder}: ')
     return Run(
         config=dataclasses.replace(config, decoder_prefix=prefix),
         decoder=decoder,
@@ -136,14 +144,20 @@ def check_base(base: str) -> None:
         )
 
 
-def resolved_prefix(prefix: tuple[int, ...] | None, shape: DecoderConfig) -> tuple[int, ...]:
+def resolved_prefix(
+    prefix: tuple[int, ...] | None, shape: DecoderConfig, before: tuple[int, ...] = ()
+) -> tuple[int, ...]:
     """The ids that `decoder_prefix` names: None is the target's BOS, where it has one.
+
+    Args:
+      before: what the template puts between them and the memory. One that begins with the BOS gets no other.
 
     Raises:
       ConfigError: an id is not in the target's vocabulary.
     """
     if prefix is None:
-        return () if shape.bos_token_id is None else (shape.bos_token_id,)
+        bos = shape.bos_token_id
+        return () if bos is None or before[:1] == (bos,) else (bos,)
     if not all(0 <= token < shape.vocab_size for token in prefix):
         raise ConfigError(f'decoder_prefix={prefix} is not valid: expected ids below {shape.vocab_size}')
     return prefix

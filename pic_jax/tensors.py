@@ -1,4 +1,4 @@
-"""The tensors of a safetensors file, checked before one of them is read."""
+"""Tensors of a safetensors file, checked before one of them is read; and token ids, before they are looked up."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -81,3 +81,20 @@ def check_finite(path: Path, name: str, tensor: np.ndarray) -> None:
     for first in range(0, len(bits), _BLOCK):
         if (bits[first : first + _BLOCK] & integer(exponent)).max() == exponent:
             raise PicJaxError(f'{path}: {name} holds a number that is not finite')
+
+
+def check_ids(tokens: np.ndarray, vocab_size: int, where: str = '') -> None:
+    """Refuses ids beyond the model's vocabulary, whose embedding jax would make up.
+
+    Args:
+      where: begins the message, as 'notes.txt:3: '.
+
+    Raises:
+      PicJaxError: there is one.
+    """
+    beyond = tokens[(tokens < 0) | (tokens >= vocab_size)]
+    if len(beyond):
+        raise PicJaxError(
+            f'{where}token id {beyond[0]} is not valid: expected 0 to {vocab_size - 1}; the tokenizer is not of this '
+            'model'
+        )

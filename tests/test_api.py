@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -48,9 +49,10 @@ def test_texts_and_their_tokens_give_the_same_memory(trained, memory):
     tokens = np.zeros((3, lengths.max()), np.int64)
     for place, row in zip(tokens, rows, strict=True):
         place[: len(row)] = row
-    other = trained.compress(tokens, lengths)
-    for field in ('embeddings', 'positions', 'valid', 'text_start'):
-        np.testing.assert_array_equal(getattr(other, field), getattr(memory, field))
+    padded = np.where(np.arange(lengths.max()) < lengths[:, None], tokens, 600)  # an id that the model has not
+    for other in trained.compress(tokens, lengths), trained.compress(jnp.asarray(padded), lengths):
+        for field in ('embeddings', 'positions', 'valid', 'text_start'):
+            np.testing.assert_array_equal(getattr(other, field), getattr(memory, field))
     whole, rest = np.divmod(lengths, 8)
     assert memory.lengths.tolist() == (2 * whole + -(-rest // 4)).tolist()
     for row, alone in enumerate(valid_rows(memory)):
@@ -78,7 +80,15 @@ def test_what_is_neither_texts_nor_tokens_with_lengths_is_refused(trained):
             call('a text')
     with pytest.raises(ConfigError, match=r'lengths=.* is not valid beside texts'):
         trained.compress(TEXTS, np.array([1, 1, 1]))
-    with pytest.raises(ConfigError, match=r'contexts of shape \(4,\) are not valid: expected tokens \[B, S\]'):
+    with pytest.raises(ConfigError, match=r'contexts hold list: expected texts only'):
+        trained.compress([[1, 2, 3]])
+    with pytest.raises(ConfigError, match=r'contexts of shape \(1, 2\) and dtype float64 are not valid: expected int'):
+        trained.compress(np.array([[1.7, 5.2]]))
+    with pytest.raises(PicJaxError, match=r'token id 4294967301 is not valid'):
+        trained.compress(np.array([[2**32 + 5]]))
+    with pytest.raises(
+        ConfigError, match=r'contexts of shape \(4,\) and dtype .* are not valid: expected integers \[B'
+    ):
         trained.compress(np.arange(2, 6))
     for lengths in (np.array([4]), np.array(4), np.array([[4, 4]])):
         with pytest.raises(ConfigError, match=r'lengths of shape .* are not valid: expected \(2,\)'):

@@ -4,9 +4,8 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.errors import ConfigError
 from pic_jax.memory import Memory
 from pic_jax.models.decoder import Decoder, Params
 
@@ -45,15 +44,6 @@ def init_specials(key: jax.Array, base: Params) -> dict[str, jax.Array]:
     """{name: [D]} for every special vector, drawn like word embeddings."""
     keys = jax.random.split(key, len(SPECIALS))
     return {name: like_words(k, base) for name, k in zip(SPECIALS, keys, strict=True)}
-
-
-def check_ids(tokens: np.ndarray, vocab_size: int) -> None:
-    """Raises PicJaxError for an id beyond the vocabulary, whose embedding jax would make up."""
-    beyond = tokens[(tokens < 0) | (tokens >= vocab_size)]
-    if len(beyond):
-        raise PicJaxError(
-            f'token id {beyond[0]} is not valid: expected 0 to {vocab_size - 1}; the tokenizer is not of this model'
-        )
 
 
 def check_positions(decoder: Decoder, needed: int) -> None:

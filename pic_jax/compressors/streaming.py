@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from pic_jax.budget import slots_in, window_length
-from pic_jax.compressors.base import check_ids, check_positions
+from pic_jax.compressors.base import check_positions
 from pic_jax.compressors.llm import LLMCompressor
 from pic_jax.compressors.slots import decoder_memory
 from pic_jax.config import CompressorConfig
-from pic_jax.errors import ConfigError
+from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.masks import MEMORY, Cells, chunk_position_stride, make_layout, sees
 from pic_jax.memory import Memory
 from pic_jax.models.decoder import KeyValues, Params
+from pic_jax.tensors import check_ids
 
 
 class Slots(NamedTuple):
@@ -87,10 +88,13 @@ def flush(compressor: LLMCompressor, base: Params, trainable: dict[str, Any], st
     """The vectors of the unfinished chunk; the stream ends here.
 
     Raises:
-      as `feed`.
+      PicJaxError: the state came with as many pending tokens as a chunk has, or a token as in `feed`.
+      ConfigError: the text is too long for the compressor.
     """
     if not len(state.pending):
         return _concatenate([], compressor)
+    if len(state.pending) >= (size := _next_chunk_size(compressor.config, state.num_tokens)):
+        raise PicJaxError(f'the stream has {len(state.pending)} pending tokens: expected fewer than {size}, a chunk')
     check_ids(state.pending, compressor.decoder.config.vocab_size)
     return _compress_chunk(compressor, base, trainable, state, len(state.pending))[1]
 

@@ -29,7 +29,7 @@ class RunConfig:
       attention: how it is computed, which changes no result: `dense` (a boolean array) | `structured` (in blocks) |
         `splash` (JAX's TPU kernel) | `auto`, the fastest for the devices and lengths.
       decoder_prefix: token ids that stand before the memory (and before every control's text); None means
-        the target's BOS, where it has one.
+        the target's BOS, where it has one and the template does not begin with it.
       prompt_template: plain | llama2-chat | chat (the tokenizer's own template) | none.
       mesh: how devices share the work.
     """

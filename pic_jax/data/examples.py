@@ -11,6 +11,7 @@ from pic_jax.data.packing import pack
 from pic_jax.data.records import Record
 from pic_jax.data.tokenise import Template, encode, encode_question
 from pic_jax.errors import ConfigError, PicJaxError
+from pic_jax.tensors import check_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,6 +60,7 @@ def tokenise_records(
     cfg: DataConfig,
     objectives: Sequence[str],
     eos_id: int | None,
+    vocab_size: int,
 ) -> tuple[Sequence[TokenisedRecord], int]:
     """Encodes records and refuses those that the objectives cannot use, before any training starts.
 
@@ -71,13 +73,15 @@ def tokenise_records(
       cfg: lengths, in tokens.
       objectives: names out of ae, lm, ft.
       eos_id: ends an answer; counts in cfg.answer_length.
+      vocab_size: of the model that reads the ids.
 
     Returns:
       The records kept, and how many documents were too short to leave cfg.min_context tokens of context.
 
     Raises:
       ConfigError: an objective has no data in a record, or cfg.pack meets a question.
-      PicJaxError: a question's context or its prompt and answer are too long, or every document is too short.
+      PicJaxError: a question's context or its prompt and answer are too long, every document is too short, or the
+        tokenizer gives an id that the model has not.
     """
     encoded: dict[str, np.ndarray] = {}
     found: list[TokenisedRecord] = []
@@ -90,9 +94,11 @@ def tokenise_records(
             )
         if record.context not in encoded:
             encoded[record.context] = encode(tokenizer, record.context)
+            check_ids(encoded[record.context], vocab_size, f'{record.source}: ')
         question, answer = _NOTHING, _NOTHING
         if record.prompt is not None:
             question, answer = encode_question(tokenizer, template, record.prompt, record.answers[0])
+            check_ids(np.concatenate([question, answer]), vocab_size, f'{record.source}: ')
         tokenised = TokenisedRecord(
             encoded[record.context], question, answer, record.prompt, record.answers, record.source, record.place,
             task=record.task,

@@ -179,6 +179,7 @@ def prepare(
     cfg: DataConfig,
     objectives: Sequence[str],
     tokenizer: 'PreTrainedTokenizerBase',
+    vocab_size: int,
     splits: Sequence[str],
 ) -> tuple[dict[str, Sequence[TokenisedRecord]], int]:
     """As `data.prepare.prepare`, for `arrayrecord:` sources: documents stay on disk, and each is a group of its own.
@@ -200,12 +201,13 @@ def prepare(
             f'data.source={cfg.source} has tokenizer_sha256={index.tokenizer_sha256[:12]}, the target of this run has '
             f'{ours[:12]}: expected what pic-jax tokenize makes with the same --base'
         )
-    vocab_size = max(tokenizer.get_vocab().values()) + 1
-    if index.vocab_size != vocab_size:
+    ids = max(tokenizer.get_vocab().values()) + 1
+    if index.vocab_size != ids:
         raise PicJaxError(
-            f'{index.folder / INDEX}: vocab_size={index.vocab_size} is not valid: expected {vocab_size}, what the '
-            'tokenizer has'
+            f'{index.folder / INDEX}: vocab_size={index.vocab_size} is not valid: expected {ids}, what the tokenizer '
+            'has'
         )
+    index = dataclasses.replace(index, vocab_size=min(ids, vocab_size))
     needed = cfg.min_context + reserved_tokens(cfg, objectives)
     parts: dict[str, Sequence[TokenisedRecord]] = {}
     dropped = 0

@@ -135,7 +135,7 @@ def template(name: str, tokenizer: 'PreTrainedTokenizerBase') -> Template:
     """The template `name` of config.TEMPLATES.
 
     `chat` is what the tokenizer's own chat template puts around a user message that starts with the memory. It often
-    begins with a BOS token: leave `decoder_prefix` empty then. `none` is nothing at all.
+    begins with a BOS token, which then serves as that of `decoder_prefix`, too. `none` is nothing at all.
 
     Raises:
       ConfigError: the name is unknown, or the tokenizer has no chat template to take apart.

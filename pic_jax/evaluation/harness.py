@@ -86,7 +86,7 @@ def held_out(run: Run, split: str) -> Sequence[TokenisedRecord]:
     """
     config = run.config
     names = config.objective.names
-    records = prepare(config.data, names, run.tokenizer, run.template, run.eos_id, (split,))[0][split]
+    records = prepare(config.data, names, run.tokenizer, run.template, run.eos_id, run.vocab_size, (split,))[0][split]
     if not records:
         raise PicJaxError(f'data.{split}=0 leaves no examples to score on: expected a positive number')
     return records

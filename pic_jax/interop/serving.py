@@ -147,13 +147,20 @@ def vllm_chat(
     """The body of POST /v1/chat/completions: the server renders its template around memory and question.
 
     Raises:
-      PicJaxError: the compressor was not trained with the target's chat template, or as `engine_input`.
+      PicJaxError: the compressor was not trained with the target's chat template, or read that template's BOS twice, or
+        as `engine_input`.
     """
     template = stored.metadata.template
     if template != 'chat':
         raise PicJaxError(
             f'the contexts were made for prompt_template={template}, and the chat endpoint applies the chat template '
             'of the target: use the completions endpoint'
+        )
+    before = stored.metadata.decoder_prefix
+    if len(before) > 1 and before[0] == before[1]:
+        raise PicJaxError(
+            f'the contexts were made for a decoder that reads token {before[0]} twice at its start (decoder_prefix and '
+            "the template's own), and the chat endpoint writes it once: use the completions endpoint"
         )
     memory = engine_input('vLLM', stored, row, words, prefix=False)
     content = [{'type': 'prompt_embeds', 'data': vllm_embeds(memory)}, {'type': 'text', 'text': question}]

@@ -1,5 +1,6 @@
 """Trainings that differ in seed, learning rate or first weights only, as one program: `jax.vmap` over the step."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -34,7 +35,8 @@ def member_keys(config: RunConfig) -> tuple[str, ...]:
 class Outcome(NamedTuple):
     """What became of one member.
 
-    trainable: its parameters. curve: validation records by step. error: of a step that was not finite, or None.
+    trainable: its parameters. curve: validation records by step. error: None, or what was not finite first: a
+    validation, or a step after train.max_skipped_steps others.
     """
 
     trainable: Any
@@ -55,14 +57,16 @@ def train_members(runs: Sequence[Run], note: Callable[[str], None]) -> tuple[lis
       an outcome per run, and the seconds that all steps took together, without those that compiled.
 
     Raises:
-      ConfigError: the runs differ in another key or use data.buckets, or memory and text do not fit the decoder.
+      ConfigError: the runs differ in another key, use data.buckets or more than one device, or memory and text do not
+        fit the decoder.
       PicJaxError: the data cannot be used.
     """
     first = runs[0]
     check_members(runs)
     check_fits(first)
     config, names = first.config, first.config.objective.names
-    records, _ = prepare(config.data, names, first.tokenizer, first.template, first.eos_id, ('train', 'validation'))
+    settings = first.tokenizer, first.template, first.eos_id, first.vocab_size
+    records, _ = prepare(config.data, names, *settings, ('train', 'validation'))
     training = packed(records['train'], config.data, first.eos_id)
     batches = [
         Batches(training, config.data, names, run.eos_id, config.train.batch_size, run.config.seed) for run in runs
@@ -73,10 +77,15 @@ def train_members(runs: Sequence[Run], note: Callable[[str], None]) -> tuple[lis
     validate = make_validation(first, records['validation'])
     curves: list[list[Record]] = [[] for _ in runs]
     errors: list[str | None] = [None] * len(runs)
+    limit = config.train.max_skipped_steps
 
     def validate_all(step: int) -> None:
         for member in range(len(runs)):
-            curves[member].append({'step': step} | validate(member_of(states_E.trainable, member)))
+            record = validate(member_of(states_E.trainable, member))
+            curves[member].append({'step': step} | record)
+            wrong = [f'{name} of the validation is {value}' for name, value in record.items() if not np.isfinite(value)]
+            if wrong:
+                errors[member] = errors[member] or f'step {step}: {wrong[0]}'
         losses = '  '.join(f'{curve[-1]["loss"]:.4f}' for curve in curves)
         note(f'step {step}  validation loss {losses}')
 
@@ -85,12 +94,15 @@ def train_members(runs: Sequence[Run], note: Callable[[str], None]) -> tuple[lis
     for step, ratio in enumerate(drawn_ratios(tuple(losses), config.seed, range(config.train.steps)), 1):
         batch_E = stack([member_batches[step - 1] for member_batches in batches])
         states_E, metrics_E = steps_all[ratio](peaks_E, states_E, first.base, batch_E)
-        finite_E = np.asarray(metrics_E['finite'])  # waits for the step
+        skipped_E = step - np.asarray(metrics_E['updates'], np.int64)  # waits for the step
         if ratio in compiled:
             seconds += time.perf_counter() - started
         compiled.add(ratio)
-        for member in np.flatnonzero(finite_E == 0):
-            errors[member] = errors[member] or f'step {step}: loss or gradient is not finite'
+        for member in np.flatnonzero(skipped_E > limit):
+            errors[member] = errors[member] or (
+                f'step {step}: loss or gradient is not finite ({skipped_E[member]} so far, '
+                f'train.max_skipped_steps={limit})'
+            )
         if all(errors):
             break
         if step == config.train.steps or step % config.train.eval_every == 0:
@@ -113,9 +125,16 @@ def _initial(runs: Sequence[Run]) -> tuple[jax.Array, TrainState]:
 
 
 def check_members(runs: Sequence[Run]) -> None:
-    """Raises ConfigError where runs differ in more than `member_keys`, or their batches in shape."""
+    """Refuses what cannot be trained together.
+
+    Raises:
+      ConfigError: the runs differ in more than `member_keys`, their batches in shape, or ask for several devices.
+    """
     first, *others = [flat(to_mapping(run.config)) for run in runs]
     keys = member_keys(runs[0].config)
+    for name, size in dataclasses.asdict(runs[0].config.mesh).items():
+        if size != 1 and (name, size) != ('data', -1):  # which is the default
+            raise ConfigError(f'mesh.{name}={size} is not valid: expected 1, as members share one device')
     if others and first['data.buckets']:
         raise ConfigError(f'data.buckets={first["data.buckets"]} is not valid: expected none where members share steps')
     for other in others:

@@ -37,7 +37,8 @@ def train(run: Run, workdir: Path, watch: Watch = UNWATCHED) -> dict[str, Any]:
     check_fits(run)
     check_mesh(config, run.decoder.config, run.mesh)
     names = config.objective.names
-    records, dropped = prepare(config.data, names, run.tokenizer, run.template, run.eos_id, ('train', 'validation'))
+    settings = run.tokenizer, run.template, run.eos_id, run.vocab_size
+    records, dropped = prepare(config.data, names, *settings, ('train', 'validation'))
     training = packed(records['train'], config.data, run.eos_id)
     rows = rows_of_process(run.mesh, config.train.batch_size)
     job = Job(

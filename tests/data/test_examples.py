@@ -120,9 +120,10 @@ def records(*contexts, **fields):
     return [Record(context, group=context, source=f'f:{i}', **fields) for i, context in enumerate(contexts, start=1)]
 
 
-def tokenised(tokenizer, records, objectives, **options):
+def tokenised(tokenizer, records, objectives, vocab_size=None, **options):
     cfg = DataConfig(**({'context_length': 20, 'target_length': 3, 'min_context': 2} | options))
-    return tokenise_records(records, tokenizer, tokenise.template('plain', tokenizer), cfg, objectives, EOS)
+    settings = tokenise.template('plain', tokenizer), cfg, objectives, EOS, vocab_size or len(tokenizer)
+    return tokenise_records(records, tokenizer, *settings)
 
 
 def test_short_documents_are_dropped_and_counted(tokenizer):
@@ -135,6 +136,17 @@ def test_short_documents_are_dropped_and_counted(tokenizer):
     with pytest.raises(PicJaxError, match=r'all 2 documents are too short \(the first is f:1\): expected at least 5'):
         tokenised(tokenizer, records('9', '9 9'), ('lm',))
     assert tokenised(tokenizer, [], ('lm',)) == ([], 0)
+
+
+@pytest.mark.parametrize('prompt', [None, '9'])
+def test_an_id_that_the_model_lacks_is_refused_with_its_source(tokenizer, prompt):
+    """JAX would make up an embedding of NaN for it. The question has larger ids than the context."""
+    asked = records('9 9 9', prompt=prompt, answers=('six',) if prompt else ())
+    of_context = max(tokenise.encode(tokenizer, '9 9 9'))
+    largest = max(tokenise.encode(tokenizer, 'Question: 9')) if prompt else of_context
+    assert prompt is None or largest > of_context
+    with pytest.raises(PicJaxError, match=rf'^f:1: token id {largest} is not valid: expected 0 to {largest - 1}; the '):
+        tokenised(tokenizer, asked, ('ft',) if prompt else ('ae',), vocab_size=largest)
 
 
 def test_a_context_is_encoded_once(tokenizer):

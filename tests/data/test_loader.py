@@ -139,7 +139,7 @@ def test_refusals():
 def first_batch(source, objectives, tokenizer, context_length=600):
     cfg = DataConfig(source=source, context_length=context_length, size=20, validation=2, test=2)
     template = tokenise.template('plain', tokenizer)
-    parts, dropped = prepare(cfg, objectives, tokenizer, template, EOS, ('train', 'validation', 'test'))
+    parts, dropped = prepare(cfg, objectives, tokenizer, template, EOS, len(tokenizer), ('train', 'validation', 'test'))
     assert dropped == 0
     return parts, Batches(parts['train'], cfg, objectives, EOS, batch_size=4, seed=0)[0]
 
@@ -180,7 +180,8 @@ def test_real_stories(assets, monkeypatch):
     tokenizer = tokenise.load_tokenizer(assets / 'stories260K-hf')
     test = readers.split(readers.read(cfg.source, 256), cfg.validation, cfg.test)['test'][:40]
     template = tokenise.template('plain', tokenizer)
-    records, dropped = examples.tokenise_records(test, tokenizer, template, cfg, ('lm',), tokenizer.eos_token_id)
+    settings = tokenizer, template, cfg, ('lm',), tokenizer.eos_token_id, len(tokenizer)
+    records, dropped = examples.tokenise_records(test, *settings)
     assert len(records) + dropped == 40
     for batch in eval_batches(records, cfg, ('lm',), tokenizer.eos_token_id, 16, len(records)):
         real = batch['index'] >= 0

@@ -119,7 +119,7 @@ def sources(notes, tmp_path, tokenizer):
 
 def prepared(source, tokenizer, objectives=('lm',), splits=SPLITS, **options):
     cfg = DataConfig(source=str(source), **(LENGTHS | dict(pack=True) | options))
-    return cfg, *prepare(cfg, objectives, tokenizer, template('plain', tokenizer), EOS, splits)
+    return cfg, *prepare(cfg, objectives, tokenizer, template('plain', tokenizer), EOS, len(tokenizer), splits)
 
 
 def apart(rows):
@@ -205,6 +205,14 @@ def test_questions_are_refused(question_data, tokenizer):
     with pytest.raises(ConfigError, match=r'^data\.pack=True is not valid: expected False for data\.questions_per_ex'):
         DataConfig(pack=True, questions_per_example=2)
     assert prepared(question_data, tokenizer, ('ae',), validation=3, test=3)[2] == 0  # their texts alone
+
+
+@pytest.mark.parametrize('kind', [0, 1])
+def test_an_end_token_that_the_model_lacks_is_refused(sources, tokenizer, kind):
+    cfg = DataConfig(source=str(sources[kind]), pack=True, **LENGTHS)
+    tokenizer.add_special_tokens({'eos_token': '<end>'})
+    with pytest.raises(PicJaxError, match=r'data\.pack: token id 500 is not valid: expected 0 to 499'):
+        prepare(cfg, ('lm',), tokenizer, template('plain', tokenizer), EOS, 500, SPLITS)
 
 
 def test_a_tokenizer_without_an_end_token_is_refused(sources, tokenizer):

@@ -31,7 +31,7 @@ def shard(source, folder, tokenizer, passage_tokens=32, size=7):
 
 def prepared(source, tokenizer, objectives=('lm',), splits=SPLITS, **options):
     cfg = DataConfig(source=str(source), **(LENGTHS | options))
-    return cfg, *prepare(cfg, objectives, tokenizer, template('plain', tokenizer), 2, splits)
+    return cfg, *prepare(cfg, objectives, tokenizer, template('plain', tokenizer), 2, len(tokenizer), splits)
 
 
 @pytest.fixture
@@ -61,6 +61,14 @@ def test_records_are_those_of_the_source(notes, folder, tokenizer, objectives):
             assert ours.context.dtype == np.int32
             assert np.array_equal(ours.context, theirs.context)
             assert (len(ours.question), len(ours.answer), ours.prompt, ours.golds) == (0, 0, None, ())
+
+
+def test_an_id_that_the_model_lacks_is_refused_when_it_is_read(folder, tokenizer):
+    cfg = DataConfig(source=f'arrayrecord:{folder}', **LENGTHS)
+    settings = template('plain', tokenizer), 2, 300
+    parts, _ = prepare(cfg, ('lm',), tokenizer, *settings, SPLITS)
+    with pytest.raises(PicJaxError, match=r'document \d+ holds token \d+: expected ids below 300'):
+        list(parts['train'])
 
 
 def test_a_document_of_just_the_least_length_is_kept(notes, folder, tokenizer):

@@ -115,6 +115,9 @@ def test_the_body_of_a_chat_request(even, words):
     with pytest.raises(PicJaxError, match=r'made for prompt_template=plain.*completions endpoint'):
         serving.vllm_chat('m', even, 0, words, 'Who?')
     chat = dataclasses.replace(even, metadata=dataclasses.replace(even.metadata, template='chat'))
+    twice = dataclasses.replace(chat, metadata=dataclasses.replace(chat.metadata, decoder_prefix=(1, 1, 5)))
+    with pytest.raises(PicJaxError, match=r'token 1 twice at its start .*completions endpoint'):
+        serving.vllm_chat('m', twice, 0, words, 'Who?')
     body = json.loads(json.dumps(serving.vllm_chat('m', chat, 0, words, 'Who?', max_tokens=5)))
     (message,) = body.pop('messages')
     assert body == {'model': 'm', 'max_tokens': 5}

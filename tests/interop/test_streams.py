@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -42,6 +44,16 @@ def test_a_stream_goes_on_from_its_file(setup, tmp_path, sees, cut):
 
     assert finish(loaded).shape[1] == 10
     np.testing.assert_array_equal(finish(loaded), finish(state))
+
+
+@pytest.mark.parametrize('sees', ['chunk', 'chunk+memory'])
+def test_more_pending_tokens_than_a_chunk_has_are_refused(setup, tmp_path, sees):
+    compressor, base, trainable = setup(context_sees=sees)
+    state = dataclasses.replace(streaming.start(compressor), pending=TOKENS[:5])
+    streams.write(tmp_path / 's.safetensors', state, SHA)
+    loaded = streams.read(tmp_path / 's.safetensors', streaming.start(compressor), SHA)
+    with pytest.raises(PicJaxError, match='5 pending tokens: expected fewer than 4, a chunk'):
+        streaming.flush(compressor, base, trainable, loaded)
 
 
 def test_what_does_not_fit_is_refused(setup, tmp_path):

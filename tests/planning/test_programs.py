@@ -40,7 +40,7 @@ def planned(config):
 def batch(config):
     run = open_run(config)
     names = config.objective.names
-    records, _ = prepare(config.data, names, run.tokenizer, run.template, run.eos_id, ('train',))
+    records, _ = prepare(config.data, names, run.tokenizer, run.template, run.eos_id, run.vocab_size, ('train',))
     training = packed(records['train'], config.data, run.eos_id)
     return Batches(training, config.data, names, run.eos_id, config.train.batch_size, config.seed)[0]
 

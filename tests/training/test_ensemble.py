@@ -1,6 +1,7 @@
 """Members of an ensemble are the trainings that they would be alone."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from pic_jax.errors import ConfigError
 from pic_jax.evaluation.plots import read_metrics
 from pic_jax.run import open_run
 from pic_jax.training.ensemble import check_members, train_members
-from pic_jax.training.loop import train
+from pic_jax.training.train import train
 
 STEPS = 50
 
@@ -78,6 +79,28 @@ def test_a_member_that_diverges_is_named_and_the_others_go_on(make_run):
     assert 'is not finite' in outcomes[1].error
     (alone,), _ = train_members([make_run(0, 1e-2)], lambda line: None)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), outcomes[0].trainable, alone.trainable)
+
+
+@pytest.mark.slow
+def test_a_member_may_skip_as_many_steps_as_a_run(make_run):
+    def with_limit(limit):
+        run = make_run(1, 1e30)
+        train = dataclasses.replace(run.config.train, steps=4, max_skipped_steps=limit)
+        return dataclasses.replace(run, config=dataclasses.replace(run.config, train=train))
+
+    (strict,), _ = train_members([with_limit(0)], lambda line: None)
+    assert strict.error == 'step 3: loss or gradient is not finite (1 so far, train.max_skipped_steps=0)'
+    # Two updates are skipped, as many as may be; the weights before them are no good either.
+    (patient,), _ = train_members([with_limit(2)], lambda line: None)
+    assert re.fullmatch(r'step 4: \w+ of the validation is nan', patient.error)
+
+
+@pytest.mark.parametrize('size', [8, -1])
+def test_members_share_one_device(make_run, size):
+    run = make_run(0, 1e-2)
+    mesh = dataclasses.replace(run.config.mesh, data=1, fsdp=size)
+    with pytest.raises(ConfigError, match=r'mesh\.fsdp=.* is not valid: expected 1, as members share one device'):
+        check_members([dataclasses.replace(run, config=dataclasses.replace(run.config, mesh=mesh))])
 
 
 def test_members_may_not_differ_in_anything_else(make_run):
