@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
     from pic_jax.evaluation import ablation, plots
     from pic_jax.evaluation.sweep_report import write_sweep_report
     from pic_jax.files import write_text
+    from pic_jax.training.workdir import refuse_run
 
+    refuse_run(Path(args.workdir))
     if args.examples < 1:
         raise ConfigError(f'--examples={args.examples} is not valid: expected a positive number')
     values, sweep, workdir = settings.load_file(args.config), settings.load_sweep(args.config), Path(args.workdir)

@@ -70,8 +70,10 @@ def run(args: argparse.Namespace) -> int:
     from pic_jax.api import load
     from pic_jax.evaluation import tables
     from pic_jax.files import write_text
+    from pic_jax.training.workdir import refuse_run
 
     started, workdir = time.perf_counter(), Path(args.workdir)
+    refuse_run(workdir)
     folders = {method: workdir / method for method in OVERRIDES}
     workdir.mkdir(parents=True, exist_ok=True)  # fails before the work rather than behind it
     say(f'fine-tuning {" and ".join(METHODS)} on questions, then asking them and the controls about held-out documents')
@@ -187,8 +189,8 @@ def train_and_score(method: str, folder: Path) -> tuple[list[Any], dict[str, lis
     from pic_jax.cli.settings import resolve
     from pic_jax.evaluation import harness
     from pic_jax.run import open_run
-    from pic_jax.training.loop import train
     from pic_jax.training.start import initial_trainable
+    from pic_jax.training.train import train
 
     run = open_run(resolve(demo_config().to_dict(), [f'--config.{word}' for word in OVERRIDES[method]]))
     with contextlib.redirect_stderr(Named(sys.stderr, method)):

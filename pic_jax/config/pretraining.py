@@ -91,7 +91,9 @@ class PretrainConfig:
     )
 
     def __post_init__(self):
-        for name in ('vocab_size', 'num_hidden_layers', 'num_attention_heads', 'max_position_embeddings'):
+        require(0 <= self.seed < 2**32, 'seed', self.seed, f'0 to {2**32 - 1}')
+        for name in ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
+                     'max_position_embeddings'):  # fmt: skip
             require(getattr(self, name) >= 1, name, getattr(self, name), 'a positive number')
         require(
             self.hidden_size % self.num_attention_heads == 0, 'num_attention_heads', self.num_attention_heads,

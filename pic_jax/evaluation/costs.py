@@ -29,7 +29,8 @@ class Cost:
     """What one context costs under a method.
 
     Attributes:
-      compression_flops: operations of the encoder on data.context_length tokens, attention dense; 0 where none runs.
+      compression_flops: operations of the encoder on data.context_length tokens, by the run's attention backend; 0
+        where none runs.
       stored_bytes: float32 vectors, or int32 ids of a text; mean over contexts.
       first_token_s: median seconds from memory that is ready (or ids) to the first token after the longest context.
     """

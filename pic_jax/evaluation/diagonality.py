@@ -94,16 +94,17 @@ def probabilities(config: DecoderConfig, captured: dict[str, Any], cos_sin, mask
     """[B, N, T, T] float32 probabilities of an attention layer that ran without a cache.
 
     Args:
-      captured: its intermediates: what `q_proj` and `k_proj` gave, before RoPE.
+      captured: its intermediates: what `q_proj` and `k_proj` gave, or the norms behind them, before RoPE.
       cos_sin, mask_BTS: what the layer was given; every row of the mask has a True.
     """
 
     def heads(name: str, count: int) -> jax.Array:
         y = captured[name]['__call__'][0]
-        return rotate(y.reshape(*y.shape[:-1], count, config.head_dim), *cos_sin)
+        return rotate(y.reshape(*y.shape[:2], count, config.head_dim), *cos_sin)
 
     N, K = config.num_attention_heads, config.num_key_value_heads
-    q_BTNH, k_BSKH = heads('q_proj', N), heads('k_proj', K)
+    part = 'norm' if config.qk_norm else 'proj'
+    q_BTNH, k_BSKH = heads(f'q_{part}', N), heads(f'k_{part}', K)
     k_BSNH = jnp.repeat(k_BSKH, N // K, axis=2)  # a key head serves N / K query heads in a row
     logits_BNTS = jnp.einsum('BTNH,BSNH->BNTS', q_BTNH, k_BSNH, preferred_element_type=jnp.float32)
     return jax.nn.softmax(logits_BNTS * config.head_dim**-0.5, axis=-1, where=mask_BTS[:, None])

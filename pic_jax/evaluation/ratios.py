@@ -57,9 +57,14 @@ def tables_at(
 
 
 def costs_of(run: Run, trainable: dict[str, Any], records: Sequence[TokenisedRecord], table: Table) -> dict[str, Cost]:
-    """What each method of a table costs."""
+    """What each method of a table costs; `k` is the mean over the tasks' examples."""
+    sizes: dict[str, list[tuple[float, int]]] = {}
+    for row in table.rows:
+        if row.metric == 'nats_per_token':  # a row for every task
+            sizes.setdefault(row.method, []).append((row.k, row.n))
+    k = {method: sum(k * n for k, n in found) / sum(n for _, n in found) for method, found in sizes.items()}
     weights = trainable_at(run.config.compressor, trainable, table.ratio)
-    return costs(run.at_ratio(table.ratio), weights, records, {row.method: row.k for row in table.rows})
+    return costs(run.at_ratio(table.ratio), weights, records, k)
 
 
 def named(tables: Sequence[Table], values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

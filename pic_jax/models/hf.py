@@ -43,9 +43,14 @@ class Family(NamedTuple):
 FAMILIES = {
     'llama': Family('LlamaForCausalLM', bias_keys=('attention_bias', 'mlp_bias')),
     'mistral': Family('MistralForCausalLM', sliding_window=4096),
-    'qwen2': Family('Qwen2ForCausalLM', qkv_bias=True, window_key='use_sliding_window'),
+    'qwen2': Family('Qwen2ForCausalLM', qkv_bias=True, window_key='use_sliding_window', sliding_window=4096),
     'qwen3': Family(
-        'Qwen3ForCausalLM', bias_keys=('attention_bias',), qk_norm=True, window_key='use_sliding_window', head_dim=128
+        'Qwen3ForCausalLM',
+        bias_keys=('attention_bias',),
+        qk_norm=True,
+        window_key='use_sliding_window',
+        head_dim=128,
+        sliding_window=4096,
     ),
 }
 
@@ -171,10 +176,11 @@ def _read_eos(folder: Path, values: dict[str, Any]) -> tuple[int, ...]:
     """End tokens: those of generation_config.json where there is one, as `generate` in transformers takes them."""
     path = folder / 'generation_config.json'
     generation = read_json(path) if path.is_file() else {}
+    path = path if 'eos_token_id' in generation else folder / 'config.json'
     eos = generation.get('eos_token_id', values.get('eos_token_id'))
     ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
     if not all(_is_token(token, values['vocab_size']) for token in ids):
-        raise PicJaxError(f'{folder}: eos_token_id={eos!r} is not valid: expected ids below {values["vocab_size"]}')
+        raise PicJaxError(f'{path}: eos_token_id={eos!r} is not valid: expected ids below {values["vocab_size"]}')
     return tuple(ids)
 
 
@@ -212,11 +218,11 @@ def _read_rope(fields: _Fields) -> RopeConfig:
 class Weights(NamedTuple):
     """A checkpoint whose tensors are all there and have the right shapes; nothing is read yet.
 
-    config: of the decoder. folder: of the checkpoint. files: HF tensor name -> open file.
+    config: of the decoder. paths, files: HF tensor name -> its file, and the same open.
     """
 
     config: DecoderConfig
-    folder: Path
+    paths: dict[str, Path]
     files: dict[str, Any]
 
     def read(self, tensor: Tensor, index: tuple[slice, ...], dtype: Any = None) -> np.ndarray:
@@ -242,7 +248,7 @@ class Weights(NamedTuple):
     def _slice(self, name: str, transposed: bool, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
         stored = self.files[name].get_slice(name)
         part = stored[index[::-1] if transposed else index]
-        check_finite(self.folder, name, part)
+        check_finite(self.paths[name], name, part)
         part = part.T if transposed else part
         return part if dtype is None else part.astype(dtype)
 
@@ -272,13 +278,13 @@ def open_weights(folder: str | Path, config: DecoderConfig) -> Weights:
     problems += [f'unexpected {name}' for name in files if name not in expected and name not in ignored]
     for name in expected.keys() & present:
         stored = handles[files[name]].get_slice(name)
-        check_dtype(folder, name, stored.get_dtype())
+        check_dtype(files[name], name, stored.get_dtype())
         shape = tuple(stored.get_shape())
         if shape != expected[name]:
             problems.append(f'{name} has shape {shape} instead of {expected[name]}')
     if problems:
         raise PicJaxError(f'{folder}: tensors do not fit config.json: ' + '; '.join(sorted(problems)))
-    return Weights(config, folder, {name: handles[files[name]] for name in expected})
+    return Weights(config, files, {name: handles[files[name]] for name in expected})
 
 
 def build_params(config: DecoderConfig, make: Callable[[Tensor, tuple[int, ...]], Any]) -> Params:

@@ -72,14 +72,16 @@ def load(folder: Path, config: DecoderConfig, shardings: Any = None, dtype: Any 
       dtype: of the result; None keeps the file's.
 
     Raises:
-      PicJaxError: it is of another format, a tensor is missing, left over, misshaped or not finite, or the files are
-        unreadable.
+      PicJaxError: it is of another format, a tensor is missing, left over, misshaped or not finite, the files are
+        unreadable, or one is a link that leaves the folder.
     """
     values = read_json(folder / SOURCE)
     for key, valid in ('format', FORMAT), ('format_version', VERSION):
         if values.get(key) != valid:
             raise PicJaxError(f'{folder / SOURCE}: {key} is {values.get(key)!r}, expected {valid!r}')
     path = (folder / PARAMS).absolute()
+    for file in folder.rglob('*'):  # folders that are links are not entered: what they name in here is met by itself
+        inside(folder, file)
     with ocp.StandardCheckpointer() as checkpointer:
         try:
             saved = checkpointer.metadata(path).item_metadata.tree

@@ -153,22 +153,8 @@ class Compressor(torch.nn.Module):
             raise ValueError(
                 f'{folder / "config.json"}: target.revision={revision!r} is not valid: expected a branch, tag or commit'
             )
-        model: Any = base
-        if not isinstance(base, PreTrainedModel):
-            name = str(base or config['target']['id'])
-            model = AutoModelForCausalLM.from_pretrained(  # its config.json may name a kernel of the Hub as attention
-                name, dtype=config['run']['dtype'], revision=revision, use_safetensors=True, trust_remote_code=False,
-                attn_implementation='sdpa',
-            )  # fmt: skip
-            model = model.to(device)
+        model = open_base(base, config, revision, device)
         name = model.config.name_or_path
-        if any('lora_' in parameter for parameter, _ in model.named_parameters()):
-            raise ValueError(f'{name} has an adapter already: expected the bare model, one for each compressor')
-        model.set_attn_implementation('sdpa')
-        model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id, pad_token_id=0)
-        if model.config.hidden_size != config['target']['hidden_size']:
-            wanted = config['target']['hidden_size']
-            raise ValueError(f'{name} has hidden_size {model.config.hidden_size}, the compressor expects {wanted}')
         tokenizer = tokenizer or load_tokenizer(name, revision)
         try:
             compressor = cls(folder, config, model, tokenizer)
@@ -597,6 +583,36 @@ class Stream:
         cells = self.compressor._cells(options, ids, self._done, first_chunk)
         vectors, cache = self.compressor._encode(options, [cells], self._past)
         return vectors, cells.source[cells.kind == SLOT], cache
+
+
+def open_base(
+    base: str | Path | PreTrainedModel | None,
+    config: dict[str, Any],
+    revision: str | None,
+    device: str | torch.device,
+) -> Any:
+    """The frozen model, bare and with PyTorch's own attention; `config` is the artefact's, for the rest see
+    `Compressor.from_pretrained`.
+
+    Raises:
+      ValueError: it has an adapter already, or another width.
+    """
+    model: Any = base
+    if not isinstance(base, PreTrainedModel):
+        name = str(base or config['target']['id'])
+        model = AutoModelForCausalLM.from_pretrained(  # its config.json may name a kernel of the Hub as attention
+            name, dtype=config['run']['dtype'], revision=revision, use_safetensors=True, trust_remote_code=False,
+            attn_implementation='sdpa',
+        )  # fmt: skip
+        model = model.to(device)
+    name, wanted = model.config.name_or_path, config['target']['hidden_size']
+    if any('lora_' in parameter for parameter, _ in model.named_parameters()):
+        raise ValueError(f'{name} has an adapter already: expected the bare model, one for each compressor')
+    if model.config.hidden_size != wanted:
+        raise ValueError(f'{name} has hidden_size {model.config.hidden_size}, the compressor expects {wanted}')
+    model.set_attn_implementation('sdpa')
+    model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id, pad_token_id=0)
+    return model
 
 
 def load_tokenizer(name: str, revision: str | None) -> Any:

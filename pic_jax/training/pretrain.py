@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pic_jax.config import CorpusConfig, PretrainConfig
+from pic_jax.config.checks import require
 from pic_jax.data import generator
 from pic_jax.data.rows import RowBatches
 from pic_jax.data.tokenise import encode, load_tokenizer, template
@@ -27,14 +28,20 @@ from pic_jax.training.sharding import single_device_mesh
 from pic_jax.training.summary import count
 
 BOS, EOS = '<s>', '</s>'
+LEAST_VOCABULARY = 258  # every byte, BOS and EOS
 LOSSES = {'document': ('text', 'answer', 'repeat'), 'mixture': ('mixture_answer', 'mixture_text'), 'copy': ('copy',)}
 VALIDATION_BATCHES = 4
 
 
 def train_tokenizer(folder: Path, texts: Sequence[str], vocab_size: int) -> None:
-    """A byte-level BPE tokenizer in HF format, with ids 0 <s> and 1 </s>."""
+    """A byte-level BPE tokenizer in HF format, with ids 0 <s> and 1 </s>.
+
+    Raises:
+      ConfigError: there is no room for every byte and these two.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    require(vocab_size >= LEAST_VOCABULARY, 'vocab_size', vocab_size, f'at least {LEAST_VOCABULARY}')
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -66,7 +73,7 @@ def pretrain(config: PretrainConfig, workdir: Path) -> tuple[Path, float | None]
       the folder of the finished model in HF format (bfloat16), WORKDIR/model, and what `config.bar` reached.
 
     Raises:
-      ConfigError: `start` holds a model of another shape than the settings give.
+      ConfigError: `start` holds a model of another shape than the settings give, or `vocab_size` has no room for bytes.
     """
     folder = workdir / 'model'
     if not (folder / 'tokenizer.json').exists():

@@ -14,7 +14,7 @@ from pic_jax.errors import PicJaxError
 from pic_jax.files import folder_to_fill, replacing, sha256
 from pic_jax.models.hf_files import inside
 from pic_jax.tensors import read_tensors
-from pic_jax.training.workdir import write_config
+from pic_jax.training.workdir import CONFIG, write_config
 
 NAME = 'compressor.safetensors'
 FORMAT, VERSION = 'pic-compressor', '1'
@@ -24,11 +24,13 @@ def write_weights(folder: Path, config: RunConfig, trainable: Any, dtype: str = 
     """Writes the weights in that dtype and config.json; makes the folder.
 
     Raises:
-      PicJaxError: the folder is the workdir of a run, whose checkpoints the file would hide, or cannot be written; a
-        new one is not left behind.
+      PicJaxError: the folder is the workdir of a run, whose checkpoints the file would hide, or of something else that
+        has a config.json, as a model; or it cannot be written. A new one is not left behind.
     """
     if (folder / 'checkpoints').exists():
         raise PicJaxError(f'{folder} is the workdir of a run: expected another folder to save to')
+    if (folder / CONFIG).exists() and not (folder / NAME).exists():
+        raise PicJaxError(f'{folder / CONFIG} is not of a saved compressor: expected another folder to save to')
     tensors = {name: np.asarray(leaf.astype(dtype)) for name, leaf in named(trainable).items()}
     with folder_to_fill(folder) as part:
         with replacing(part / NAME) as temporary:

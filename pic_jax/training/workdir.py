@@ -8,6 +8,7 @@ from pic_jax.config import RunConfig, from_mapping, to_mapping
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.files import read_json, write_text
 
+CONFIG = 'config.json'
 # What may change between two starts of one run: how long it goes on, how it reports, how it steps, on what.
 CHANGEABLE = (
     'remat', 'attention', 'bar', 'mesh.', 'optimizer.', 'train.steps', 'train.microbatches', 'train.log_every',
@@ -22,7 +23,7 @@ def read_config(workdir: Path, kind: type = RunConfig) -> Any:
     Raises:
       PicJaxError: there is none, or it is not valid.
     """
-    path = workdir / 'config.json'
+    path = workdir / CONFIG
     if not path.is_file():
         raise PicJaxError(f'{workdir} is not a workdir: {path} does not exist')
     values = read_json(path)
@@ -39,7 +40,13 @@ def read_config(workdir: Path, kind: type = RunConfig) -> Any:
 
 def write_config(workdir: Path, config: Any) -> None:
     """Writes config.json; makes the folder."""
-    write_text(workdir / 'config.json', json.dumps(to_mapping(config), indent=2) + '\n')
+    write_text(workdir / CONFIG, json.dumps(to_mapping(config), indent=2) + '\n')
+
+
+def refuse_run(workdir: Path) -> None:
+    """Raises ConfigError where a run has its files, which those of another verb would replace."""
+    if (workdir / CONFIG).exists():
+        raise ConfigError(f'--workdir={workdir} is that of a run, or a model ({CONFIG}): expected another folder')
 
 
 def compare_config(workdir: Path, config: Any) -> list[str]:
@@ -52,7 +59,7 @@ def compare_config(workdir: Path, config: Any) -> list[str]:
       ConfigError: a key that decides shapes, data or data order differs from the workdir's.
     """
     changes = {}
-    if (workdir / 'config.json').exists():
+    if (workdir / CONFIG).exists():
         old, new = flat(to_mapping(read_config(workdir, type(config)))), flat(to_mapping(config))
         changes = {key: f'{key}: {old[key]} -> {new[key]}' for key in new if old[key] != new[key]}
         fixed = [text for key, text in changes.items() if not key.startswith(CHANGEABLE)]

@@ -41,6 +41,15 @@ def swept(sweep_file, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.parametrize('verb', ['ablate', 'demo'])
+def test_the_folder_of_a_run_is_refused(sweep_file, tmp_path, capsys, verb):
+    (tmp_path / 'config.json').write_text('{}')
+    words = [f'--config={sweep_file}'] if verb == 'ablate' else []
+    assert main([verb, *words, f'--workdir={tmp_path}']) == 2
+    assert f'--workdir={tmp_path} is that of a run, or a model (config.json)' in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ['config.json']
+
+
 def test_two_seeds_train_together(tiny_settings, tmp_path, monkeypatch):
     """The first stage of the sweeps that ship: no text is decoded, which is most of what compiles elsewhere."""
     words = {'objective.lm': 0.0, 'objective.words': 1.0, 'optimizer.learning_rate': 0.03}

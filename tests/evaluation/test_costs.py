@@ -10,7 +10,7 @@ import pytest
 from pic_jax.api import load
 from pic_jax.compressors.registry import make_compressor
 from pic_jax.config import CompressorConfig, LoraConfig
-from pic_jax.evaluation import costs, flops, harness
+from pic_jax.evaluation import costs, flops, harness, ratios
 from pic_jax.masks import make_layout
 from pic_jax.models.decoder import Decoder
 
@@ -33,6 +33,17 @@ def test_a_method_costs_its_encoder_and_its_vectors_and_a_text_its_ids(trained):
     assert found['pic'].compression_flops == found['shuffled_memory'].compression_flops == whole
     assert found['full_context'].compression_flops == 0
     assert all(0 < cost.first_token_s < 10 for cost in found.values())
+
+
+def test_what_a_method_stores_is_the_mean_over_the_examples_of_all_tasks(monkeypatch, trained):
+    rows = [
+        harness.Row('pic', 8.0, 24.0, 'qa', 'nats_per_token', 2.5, 2.0, 3.0, 30),
+        harness.Row('pic', 8.0, 24.0, 'qa', 'f1', 0.5, 0.4, 0.6, 30),
+        harness.Row('pic', 8.0, 6.0, 'icl', 'nats_per_token', 2.5, 2.0, 3.0, 10),
+    ]
+    monkeypatch.setattr(ratios, 'costs', lambda run, trainable, records, k: k)
+    table = ratios.Table(trained.run.config.compressor.ratio, rows, {})
+    assert ratios.costs_of(trained.run, trained.trainable, [], table) == {'pic': (24 * 30 + 6 * 10) / 40}
 
 
 @pytest.mark.parametrize('options', [

@@ -20,11 +20,11 @@ N_TOKENS, RATIO, CHUNK = 12, 2, 4
 
 @pytest.fixture(scope='module')
 def make_run(tiny_config, random_params, bare_run):
-    """A function from compressor settings to (run, trainable); every adapter matters."""
-    config = tiny_config()
-    base = random_params(Decoder(config))
+    """A function from compressor settings, and the target's `qk_norm`, to (run, trainable); every adapter matters."""
 
-    def make(**compressor):
+    def make(qk_norm=False, **compressor):
+        config = tiny_config(qk_norm=qk_norm)
+        base = random_params(Decoder(config))
         lora = LoraConfig(rank=2, alpha=3.0)
         made = bare_run(config, base, dict(ratio=RATIO, context_length=16, lora=lora) | compressor)
         moved = lambda path, leaf: leaf + 0.1 * jax.random.normal(jax.random.key(len(str(path))), leaf.shape)
@@ -39,9 +39,10 @@ def tokens():
 
 
 @pytest.mark.slow
-def test_probabilities_times_values_are_the_layers_output(make_run, tokens):
+@pytest.mark.parametrize('qk_norm', [False, True])
+def test_probabilities_times_values_are_the_layers_output(make_run, tokens, qk_norm):
     """Layer by layer through the scanned stack's own parameters, up to the hidden states that the encoder gives."""
-    run, trainable = make_run(method='pic', chunk_size=CHUNK, context_sees='chunk+memory')
+    run, trainable = make_run(qk_norm, method='pic', chunk_size=CHUNK, context_sees='chunk+memory')
     decoder, config, layout = run.decoder, run.decoder.config, make_layout(run.compressor.config, N_TOKENS)
     positions_BS = jnp.asarray(layout.positions(np.full(3, N_TOKENS)))
     mask_1SS = jnp.asarray(layout.dense_mask())[None]

@@ -107,6 +107,24 @@ def test_a_link_out_of_an_artefact_is_not_followed(exported_compressor, tmp_path
         artefact.check(artefact.load(folder), folder)
 
 
+@pytest.mark.parametrize('linked', ['params', 'params/d', 'params/manifest.ocdbt'])
+def test_a_link_out_of_an_orbax_base_is_not_followed(base, capsys, linked):
+    orbax_base.from_hf(base, Path('orbax'), 'base')
+    (Path('orbax') / linked).rename('elsewhere')
+    (Path('orbax') / linked).symlink_to(Path('elsewhere').absolute())
+    refused(capsys, ['convert', '--base=orbax', '--out=out'], 1, f'{linked} is a link to', 'which is outside')
+
+
+def test_a_link_to_a_link_out_of_an_orbax_base_is_not_followed(base, capsys):
+    orbax_base.from_hf(base, Path('orbax'), 'base')
+    Path('orbax/params/d').rename('elsewhere')
+    Path('orbax/x').mkdir()
+    Path('orbax/params/d').symlink_to('../x')
+    for file in Path('elsewhere').iterdir():
+        Path('orbax/x', file.name).symlink_to(file.absolute())
+    refused(capsys, ['convert', '--base=orbax', '--out=out'], 1, 'is a link to', 'which is outside')
+
+
 def test_a_link_out_of_a_saved_compressor_is_not_followed(trained_workdir, tmp_path):
     pic_jax.load(trained_workdir).save(tmp_path / 'saved')
     weights = tmp_path / 'saved' / 'compressor.safetensors'

@@ -100,6 +100,8 @@ def test_defaults_are_those_of_transformers(folder, tiny_config):
         ({'model_type': 'mistral', 'sliding_window': None, 'max_position_embeddings': 9999}, 4096),  # as transformers
         ({'model_type': 'qwen2', 'sliding_window': 16}, 128),
         ({'model_type': 'qwen2', 'sliding_window': 16, 'use_sliding_window': True}, 16),
+        ({'model_type': 'qwen2', 'use_sliding_window': True, 'max_position_embeddings': 9999}, 4096),  # as transformers
+        ({'model_type': 'qwen3', 'use_sliding_window': True, 'max_position_embeddings': 9999}, 4096),
     ],
 )
 def test_a_sliding_window_bounds_the_positions(folder, changes, positions):

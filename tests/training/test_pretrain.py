@@ -56,6 +56,12 @@ def records(workdir) -> list[dict]:
     return [{k: v for k, v in record.items() if not k.endswith(MEASURED)} for record in found]
 
 
+def test_a_vocabulary_without_room_for_every_byte_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match='vocab_size=257 is not valid: expected at least 258'):
+        pretraining.train_tokenizer(tmp_path, ['text'], 257)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_stage_of_copying_takes_steps_and_leaves_a_model(tmp_path, monkeypatch):
     """The shortest stage: one loss, two steps, too few to learn from."""
     monkeypatch.setattr(pretraining, 'corpus_texts', few_texts)

@@ -45,6 +45,14 @@ def test_training_may_start_from_a_saved_compressor(saved, tmp_path, tiny_config
     assert not jax.tree.all(jax.tree.map(np.array_equal, begins, run.init_trainable()))
 
 
+def test_the_config_of_a_model_is_not_replaced(trained_workdir, tmp_path):
+    (tmp_path / 'config.json').write_text('{"model_type": "llama"}')
+    with pytest.raises(PicJaxError, match=rf'{tmp_path}/config\.json is not of a saved compressor'):
+        pic_jax.load(trained_workdir).save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['config.json']
+    assert (tmp_path / 'config.json').read_text() == '{"model_type": "llama"}'
+
+
 def test_weights_and_the_checkpoints_of_a_run_never_stand_in_one_folder(
     saved, trained_workdir, tmp_path, tiny_config_file, capsys
 ):
