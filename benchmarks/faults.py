@@ -170,13 +170,18 @@ def store(name: str, rows: list[dict[str, Any]]) -> None:
 
 def tables(kills: list[dict[str, Any]], damages: list[dict[str, Any]]) -> str:
     """What the rows come to."""
-    text = [f'| signal | processes | kills | in a save | {EARLY} | problems |', '|---|---|---|---|---|---|']
+    text = [f'| signal | processes | kills | in a save | {EARLY} | {LATE} | problems |', f'{"|---" * 7}|']
     for (name, processes), wanted in KILLS.items():
         rows = [(judged(row)[0], row) for row in kills if (row['signal'], row['processes']) == (name, processes)]
         number = Counter(outcome for outcome, _ in rows)
         counted, in_save = number[COUNTED] + number[WRONG], sum(row['in_save'] for each, row in rows if each == COUNTED)
-        cells = [name, processes, f'{counted} of {wanted}', in_save, number[EARLY], number[WRONG]]
+        cells = [name, processes, f'{counted} of {wanted}', in_save, number[EARLY], number[LATE], number[WRONG]]
         text.append(f'| {" | ".join(map(str, cells))} |')
+    terms = [row for row in kills if row['signal'] == 'SIGTERM']
+    timed = [row['deaf_s'] for row in terms if 'deaf_s' in row]
+    if timed:
+        told = f'of {len(terms)} rows {len(timed)} say how long'
+        text += ['', f'Steps went on for at most {max(timed)} s after SIGTERM ({told}).']
     text += ['', '| damage | rows | outcomes |', '|---|---|---|']
     for kind in dict.fromkeys(row['damage'] for row in damages):
         outcomes = Counter(row['outcome'] for row in damages if row['damage'] == kind)

@@ -177,9 +177,8 @@ def measure(folder: Path, count: int, longest: int) -> dict[str, Any]:
 def problems(row: dict[str, Any]) -> list[str]:
     """What is wrong with a row, a line each."""
     found = []
-    allowed = min(row['compilations_allowed'], len(row['buckets']) * row['batch_shapes'])
-    if not 0 < row['compilations'] <= allowed:
-        found.append(f'compiled {row["compilations"]} times, expected 1 to {allowed}')
+    if not 0 < row['compilations'] <= allowed(row):
+        found.append(f'compiled {row["compilations"]} times, expected 1 to {allowed(row)}')
     if row['growth'] is None:
         found.append(f'fewer than {LEAST} batches after the last compilation: no line can be fitted')
     elif row['growth'] > GROWTH_ALLOWED:
@@ -187,14 +186,21 @@ def problems(row: dict[str, Any]) -> list[str]:
     return found
 
 
+def allowed(row: dict[str, Any]) -> int:
+    """How many compilations are: by the longest document, and by the shapes that there were."""
+    return min(row['compilations_allowed'], len(row['buckets']) * row['batch_shapes'])
+
+
 def table(row: dict[str, Any]) -> str:
     """What the row says."""
     names = {
-        'documents': 'documents', 'tokens': 'tokens', 'batches': 'batches', 'compilations': 'compilations',
-        'compilations_allowed': 'allowed', 'seconds': 'seconds', 'peak_rss_mib': 'peak memory, MiB', 'growth': 'growth',
+        'documents': 'documents', 'tokens': 'tokens', 'batches': 'batches', 'seconds': 'seconds',
+        'peak_rss_mib': 'peak memory, MiB', 'compilations': 'compilations',
     }  # fmt: skip
-    cells = [*(row[name] for name in names), len(row['buckets']), '; '.join(row['problems']) or 'none']
-    lines = [[*names.values(), 'buckets', 'problems'], ['---'] * len(cells), cells]
+    growth = '-' if row['growth'] is None else f'{row["growth"]:.1%}, limit {GROWTH_ALLOWED:.0%}'
+    cells = [*(row[name] for name in names), allowed(row), growth, '; '.join(row['problems']) or 'none']
+    heading = [*names.values(), 'allowed', 'memory by as many again, at most', 'problems']
+    lines = [heading, ['---'] * len(cells), cells]
     return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
 
 

@@ -28,7 +28,9 @@ def stored(folder: Path | str) -> dict[str, Any]:
 
 def origin(rows: Iterable[Mapping[str, Any]]) -> str:
     """Where rows come from: commits and machines."""
-    return '; '.join(sorted({f'commit {row["commit"]} on {row["machine"]}' for row in rows}))
+    places = sorted({f'commit {row["commit"]} on {row["machine"]}' for row in rows})
+    changed = any('+' in place for place in places)
+    return '; '.join(places) + (' (+: with changes that were not committed)' if changed else '')
 
 
 def table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

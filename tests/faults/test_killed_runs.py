@@ -138,7 +138,9 @@ def test_the_table_counts_what_the_rows_come_to():
     older = {name: value for name, value in TOLD.items() if name not in ('reached', 'saved_before', 'records_before')}
     early = older | {'exit_codes': [-15], 'saved_step': 0, 'records': 0}
     rows = [TOLD, older | {'in_save': True}, early, TOLD | {'exit_codes': [1]}]
-    assert '| SIGTERM | 1 | 3 of 10 | 1 | 1 | 1 |' in faults.tables(rows, []).splitlines()
+    lines = faults.tables(rows, []).splitlines()
+    assert '| SIGTERM | 1 | 3 of 10 | 1 | 1 | 0 | 1 |' in lines
+    assert 'Steps went on for at most 1.2 s after SIGTERM (of 4 rows 2 say how long).' in lines
     assert len([seed for name, processes, seed in faults.next_kills(rows) if (name, processes) == ('SIGKILL', 1)]) == 4
 
 
