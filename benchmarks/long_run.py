@@ -12,8 +12,9 @@ its first minutes, in which programs are compiled and pools fill up. What counts
   (Of a stretch of live malloc and threads the lower quartile counts, as what comes and goes with a save is there for
   nearly half of the time; of resident memory the upper one, as a step's buffers are not there between two steps.)
 - time and processor time per step (with saves and evaluations): the lower end is above 10% an hour, that is, it grew
-  for certain. Other programs change both, on this machine and on others of the same host: what a segment, or all
-  together, cannot rule out is what the upper end says.
+  for certain. Other programs change both, on this machine and on others of the same host: with every sample a fixed
+  piece of work is timed, and how much longer that took is taken out (rows without `reference_s` are older). What a
+  segment, or all together, cannot rule out is what the upper end says.
 
 Rows keep samples; all else is made of them when they are read.
 
@@ -41,6 +42,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ import killed_runs as runs
 import numpy as np
 from growth import BLOCKS, LEAST, Slope, slope
 from pages import table as markdown
-from process_samples import Usage, busy_s, usage
+from process_samples import Usage, busy_s, reference_s, usage
 from provenance import provenance
 from scipy.stats import t as student
 
@@ -74,7 +76,8 @@ UNITS = {
 LOWER, UPPER = (functools.partial(np.quantile, q=q) for q in (0.25, 0.75))
 QUARTILES = {'rss_mib': UPPER, 'anonymous_mib': UPPER, 'heap_mib': LOWER, 'threads': LOWER}
 
-Samples = dict[str, np.ndarray]  # the fields of `Usage` and `Heap`, and t_s, step, step_s, busy_s; one number a sample
+# The fields of `Usage` and `Heap`, and t_s, step, step_s, busy_s, reference_s; one number a sample.
+Samples = dict[str, np.ndarray]
 
 
 def segment(
@@ -124,8 +127,9 @@ def watched(process: subprocess.Popen, workdir: Path, heap: Path, seconds: float
             if began is None:
                 began = time.monotonic()
                 deadline = began + seconds
-            rows.append((round(time.monotonic() - began, 2), *found, *handed_out, step, step_s, busy_s()))
-    names = ('t_s', *Usage._fields, *heap_samples.Heap._fields, 'step', 'step_s', 'busy_s')
+            machine = busy_s(), round(reference_s(), 5)
+            rows.append((round(time.monotonic() - began, 2), *found, *handed_out, step, step_s, *machine))
+    names = ('t_s', *Usage._fields, *heap_samples.Heap._fields, 'step', 'step_s', 'busy_s', 'reference_s')
     return dict(zip(names, np.array(rows).reshape(-1, len(names)).T, strict=True))
 
 
@@ -156,7 +160,8 @@ def counts(workdir: Path, first: int, last: int) -> dict[str, int]:
 def measured(row: dict[str, Any]) -> dict[str, Any]:
     """Middles and slopes after the first minutes; those of times are percent an hour. All empty without enough.
 
-    `step_cpu_s` is processor time between two samples over the steps between them.
+    `step_cpu_s` is processor time between two samples over the steps between them. Times are as they would have been
+    had the machine been as fast all along as it was on average.
     """
     samples = {name: np.array(values) for name, values in row['samples'].items()}
     kept = samples['t_s'] >= 60 * row['settle_minutes']
@@ -165,7 +170,9 @@ def measured(row: dict[str, Any]) -> dict[str, Any]:
     if len(moved) <= LEAST:
         return {'middles': {}, 'slopes': {}}
     steps = {name: np.diff(after[name][moved]) for name in ('cpu_s', 'step')}
-    step_cpu_s, step_s = steps['cpu_s'] / steps['step'], after['step_s'][moved]
+    reference_s = after.get('reference_s', np.ones(kept.sum()))[moved]
+    slower = reference_s / reference_s.mean()
+    step_cpu_s, step_s = steps['cpu_s'] / steps['step'] / slower[1:], after['step_s'][moved] / slower
     slopes, middles = {}, {}
     for name in UNITS:
         if name == 'step_cpu_s':
@@ -248,15 +255,17 @@ def table(rows: list[tuple[str, dict[str, Any]]], what: str) -> str:
 
 def numbered(rows: list[dict[str, Any]]) -> str:
     """The same of segments that follow each other and, where all are there, the mean of their slopes."""
-    lines = [
-        cells(str(number), row, before)
-        for number, (before, row) in enumerate(zip([None, *rows], rows, strict=False), 1)
-    ]
+    lines = [cells(str(number), row, before) for number, (before, row) in enumerate(pairs(rows), 1)]
     slopes = [measured(row)['slopes'] for row in rows]
-    if len(rows) == SEGMENTS and all(slopes):
+    if len(rows) >= SEGMENTS and all(slopes):
         mean = pooled(slopes)
         lines.append(['all', '', '', '', *(interval(mean[name]._asdict(), name) for name in NAMES), ''])
     return markdown(heading('segment'), lines)
+
+
+def pairs(rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any] | None, dict[str, Any]]]:
+    """Every row with the one before it."""
+    return zip([None, *rows], rows, strict=False)
 
 
 def heading(what: str) -> list[str]:
@@ -305,8 +314,7 @@ def main() -> int:
     print(numbered(rows))
     if len(rows) < args.segments:
         print(f'{len(rows)} of {args.segments} segments: run the same command again to go on')
-    wrong = [problems(row, before) for before, row in zip([None, *rows], rows, strict=False)]
-    return int(any(wrong))
+    return int(any(problems(row, before) for before, row in pairs(rows)))
 
 
 if __name__ == '__main__':

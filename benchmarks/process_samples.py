@@ -1,9 +1,13 @@
-"""What Linux says of a running process: memory, open files, threads and processor time."""
+"""What Linux says of a running process: memory, open files, threads and processor time; and how fast the machine is."""
 
 import os
+import time
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+_NUMBERS, _REPEATS = np.linspace(0, 1, 2**20, dtype=np.float32), 16  # 4 MiB: more than a core's own caches hold
 _TICKS = os.sysconf('SC_CLK_TCK')
 
 
@@ -41,3 +45,11 @@ def busy_s() -> float:
     """Processor time of everything on this machine so far."""
     user, nice, system, _, _, *interrupts = map(int, Path('/proc/stat').read_text().splitlines()[0].split()[1:8])
     return (user + nice + system + sum(interrupts)) / _TICKS
+
+
+def reference_s() -> float:
+    """Processor time of a fixed piece of work, some 10 ms: what it takes longer at times is the machine's doing."""
+    began = time.thread_time()
+    for _ in range(_REPEATS):
+        np.exp(_NUMBERS)
+    return time.thread_time() - began

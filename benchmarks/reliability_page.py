@@ -57,11 +57,14 @@ def long_training() -> Section | None:
         return None
     rows = kept.pop('segments')
     others = [(row['malloc'] or 'none', row) for found in kept.values() for row in found]
-    minutes = ', '.join(f'{row["minutes"]:g}' for row in rows)
+    minutes = ' and '.join(sorted({f'{row["minutes"]:g}' for row in rows}))
+    so_far = f' of {long_run.SEGMENTS}' if len(rows) < long_run.SEGMENTS else ''
+    older = [str(number) for number, row in enumerate(rows, 1) if 'reference_s' not in row['samples']]
     text = [
-        f'{len(rows)} of {long_run.SEGMENTS} segments so far, of {minutes} minutes, with {long_run.MALLOC}; slopes are '
-        'an hour, with their 95% interval.', long_run.numbered(rows),
-    ]  # fmt: skip
+        f'{len(rows)}{so_far} segments of {minutes} minutes, with {long_run.MALLOC}; slopes are an hour, with their '
+        '95% interval.' + f' Nothing tells how fast the machine was in segments {", ".join(older)}.' * bool(older),
+        long_run.numbered(rows),
+    ]
     if others:
         text += ["With other settings of glibc's malloc:", long_run.table(others, 'settings')]
     return Section('A long training', 'long_run', origin([*rows, *(row for _, row in others)]), '\n\n'.join(text))
@@ -103,7 +106,8 @@ def page() -> str:
     text = [
         '# Reliability',
         'Made by `python benchmarks/reliability_page.py` from the JSON files in `benchmarks/results/`, which '
-        '`make soak` and `make coverage` write. What is promised about hostile files stands in SECURITY.md.',
+        '`make soak` and `make coverage` write (long trainings with other settings of malloc: `benchmarks/long_run.py '
+        '--malloc`). What is promised about hostile files stands in SECURITY.md.',
         *(section.shown() for section in found if section),
     ]
     return '\n\n'.join(text) + '\n'

@@ -10,7 +10,7 @@ import many_documents
 import numpy as np
 import pytest
 from growth import slope
-from process_samples import busy_s, usage
+from process_samples import busy_s, reference_s, usage
 
 MINUTES = np.arange(0, 45, 1 / 12)  # a sample every 5 seconds
 
@@ -24,6 +24,7 @@ def series(**grown) -> long_run.Samples:
         'handles': 40 + rng.integers(0, 2, n) * 3, 'threads': np.full(n, 25), 'cpu_s': 0.08 * steps,
         'step': steps, 'step_s': 0.05 + rng.normal(0, 0.004, n), 'busy_s': 0.08 * steps + 6 * MINUTES,
         'heap_mib': 320 + rng.normal(0, 1, n), 'python_blocks': 1.5e6 + rng.normal(0, 1e3, n),
+        'reference_s': 0.02 + rng.normal(0, 0.002, n),
     }  # fmt: skip
     return flat | {name: flat[name] + more for name, more in grown.items()}
 
@@ -60,6 +61,21 @@ def test_what_does_not_grow_is_not_flagged():
 def test_what_grows_is_flagged(name, grown):
     (found,) = judged(**{name: grown})
     assert found.startswith({'cpu_s': 'step_cpu_s'}.get(name, name))
+
+
+def test_a_machine_that_gets_slower_is_not_a_step_that_does():
+    """Half as fast for the last 15 minutes, by what the fixed work took."""
+    late = np.maximum(MINUTES - 30, 0)
+    slower = {'step_s': 0.05 * (late > 0), 'cpu_s': 0.08 * 1200 * late}
+    assert judged(**slower, reference_s=0.02 * (late > 0)) == []
+    assert [found.partition(':')[0] for found in judged(**slower)] == ['step_cpu_s', 'step_s']
+    old = row(**slower)
+    del old['samples']['reference_s']
+    assert len(long_run.problems(old, None)) == 2
+
+
+def test_the_fixed_work_takes_processor_time():
+    assert 0 < min(reference_s() for _ in range(5)) < 0.5
 
 
 def test_what_grows_before_the_fit_begins_is_not():
