@@ -1,12 +1,15 @@
 """A disk that is full: the command ends with the path and the reason, and what was good before is there after."""
 
+import asyncio
 import errno
+import gc
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from killed_runs import records, unfinished
 from safetensors.numpy import save_file
@@ -18,6 +21,7 @@ from pic_jax.files import replacing
 from pic_jax.interop import foreign, serving
 from pic_jax.training import weights
 from pic_jax.training.checksums import find_damage
+from pic_jax.training.orbax_noise import silence
 from pic_jax.training.writers import MetricsFile
 
 FULL = 'No space left on device'
@@ -49,6 +53,26 @@ def test_a_save_that_does_not_fit_ends_the_run_and_keeps_the_checkpoint_before(
     assert 'resumed from step 2' in again.stderr
     assert records(workdir) == records(trained_workdir)
     assert unfinished(workdir) == []
+
+
+@pytest.mark.parametrize('of_orbax', [True, False])
+def test_a_write_of_orbax_that_fails_unasked_is_not_logged(caplog, of_orbax):
+    """Whether there is one hangs on which of two arrays is written first."""
+    silence()
+    with pytest.raises(ValueError, match='neither') as raised:
+        ocp.CheckpointManagerOptions(best_mode='neither')
+
+    async def write():
+        raise raised.value if of_orbax else ValueError('of others')
+
+    async def forget():
+        asyncio.get_running_loop().create_task(write())
+        await asyncio.sleep(0)
+
+    asyncio.run(forget())
+    gc.collect()
+    logged = [record for record in caplog.records if 'never retrieved' in record.getMessage()]
+    assert len(logged) == (0 if of_orbax else 1)
 
 
 def test_a_run_that_cannot_write_its_first_file_says_so(disk, train, failed):
@@ -108,10 +132,14 @@ def test_a_saved_compressor_is_kept_as_it_was_or_not_there(trained_workdir, tmp_
             trained.save(tmp_path / 'saved')
         assert names(tmp_path) == set()
     (tmp_path / 'saved').mkdir()
-    (tmp_path / 'saved' / 'config.json').write_text('mine')
+    for name in 'config.json', 'compressor.safetensors':
+        (tmp_path / 'saved' / name).write_text('mine')
     with pytest.raises(PicJaxError, match=FULL):
         trained.save(tmp_path / 'saved')
-    assert (tmp_path / 'saved' / 'config.json').read_text() == 'mine'
+    assert {path.name: path.read_text() for path in (tmp_path / 'saved').iterdir()} == {
+        'config.json': 'mine',
+        'compressor.safetensors': 'mine',
+    }
 
 
 def test_an_adapter_for_peft_is_whole_or_not_there(tiny_target, tmp_path, no_room):

@@ -134,8 +134,9 @@ def test_what_a_kill_comes_to(row, outcome):
 
 
 def test_the_table_counts_what_the_rows_come_to():
-    """Also of rows from before the step reached was stored."""
-    older = {name: value for name, value in TOLD.items() if name not in ('reached', 'saved_before', 'records_before')}
+    """Also of rows from before the step reached, and for how long SIGTERM went unheard, were stored."""
+    newer = 'reached', 'saved_before', 'records_before', 'deaf_s'
+    older = {name: value for name, value in TOLD.items() if name not in newer}
     early = older | {'exit_codes': [-15], 'saved_step': 0, 'records': 0}
     rows = [TOLD, older | {'in_save': True}, early, TOLD | {'exit_codes': [1]}]
     lines = faults.tables(rows, []).splitlines()
