@@ -22,7 +22,7 @@ from pic_jax.training.start import initial_trainable
 from pic_jax.training.step import TrainState, init_state, make_ensemble_step
 from pic_jax.training.validation import make_validation
 from pic_jax.training.workdir import flat
-from pic_jax.training.writers import Record
+from pic_jax.training.writers import Record, not_finite
 
 MEMBER_KEYS = ('seed', 'optimizer.learning_rate', 'start')
 
@@ -81,11 +81,9 @@ def train_members(runs: Sequence[Run], note: Callable[[str], None]) -> tuple[lis
 
     def validate_all(step: int) -> None:
         for member in range(len(runs)):
-            record = validate(member_of(states_E.trainable, member))
-            curves[member].append({'step': step} | record)
-            wrong = [f'{name} of the validation is {value}' for name, value in record.items() if not np.isfinite(value)]
-            if wrong:
-                errors[member] = errors[member] or f'step {step}: {wrong[0]}'
+            record = {'step': step} | validate(member_of(states_E.trainable, member))
+            curves[member].append(record)
+            errors[member] = errors[member] or not_finite(record)
         losses = '  '.join(f'{curve[-1]["loss"]:.4f}' for curve in curves)
         note(f'step {step}  validation loss {losses}')
 

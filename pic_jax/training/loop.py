@@ -40,6 +40,7 @@ from pic_jax.training.writers import (
     SilentProgress,
     gap_shares,
     make_progress,
+    not_finite,
     progress_line,
 )
 
@@ -349,7 +350,6 @@ def validation_record(job: Job, step: int, trainable: Any) -> Record:
       PicJaxError: a number is not finite.
     """
     record = {'step': step, 'split': 'validation', **job.validate(trainable)}
-    for name, value in record.items():
-        if isinstance(value, float) and not np.isfinite(value):
-            raise PicJaxError(f'step {step}: {name} of the validation is {value}')
+    if wrong := not_finite(record):
+        raise PicJaxError(wrong)
     return record

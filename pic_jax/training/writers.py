@@ -1,6 +1,7 @@
 """Where the numbers of a run go: metrics.jsonl in the workdir, and the terminal."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -176,6 +177,12 @@ class BarProgress:
 def make_progress(total: int, done: int) -> Progress:
     """A bar where stderr is a terminal, lines elsewhere."""
     return BarProgress(total, done) if sys.stderr.isatty() else PlainProgress()
+
+
+def not_finite(record: Record) -> str | None:
+    """What of a validation record is not finite, with its step; None where all is."""
+    wrong = [(name, value) for name, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
+    return f'step {record["step"]}: {wrong[0][0]} of the validation is {wrong[0][1]}' if wrong else None
 
 
 def progress_line(record: Record) -> str:
