@@ -22,7 +22,7 @@ MOST = 8192  # words at a time
 
 class _Sums(NamedTuple):
     """Of the words so far: largest logit, sum of exp(logit - largest), the token's logit, each [B, T, X]; and the sum
-    of exp(logit - largest) W, [B, T, X, D], where the gradient is wanted."""
+    of exp(logit - largest) W, [X, B, T, D], where the gradient is wanted."""
 
     largest: jax.Array
     total: jax.Array
@@ -50,7 +50,7 @@ def _forward(hidden_BTD: jax.Array, matrix_DV: jax.Array, tokens_BT: jax.Array):
     sums = _over_vocabulary(hidden_BTD, matrix_DV, tokens_BT, weighted=True)
     log_total_BT = _log_total(sums)
     share_BTX = jnp.exp(sums.largest - log_total_BT[..., None])
-    mean_BTD = jnp.einsum('btx,btxd->btd', share_BTX, sums.weighted)
+    mean_BTD = jnp.einsum('btx,xbtd->btd', share_BTX, sums.weighted)
     own_BTD = jnp.moveaxis(jnp.take(matrix_DV, tokens_BT, axis=1), 0, -1)
     slope_BTD = (mean_BTD - own_BTD.astype(jnp.float32)).astype(hidden_BTD.dtype)
     return log_total_BT - jnp.sum(sums.token, axis=-1), slope_BTD
@@ -91,15 +91,17 @@ def _over_vocabulary(hidden_BTD: jax.Array, matrix_DV: jax.Array, tokens_BT: jax
         token = sums.token + jnp.sum(jnp.where(is_token_BTXC, logits_BTXC, 0), axis=-1)
         if sums.weighted is None:
             return _Sums(largest, total, token, None), None
-        more_BTXD = jnp.einsum(
-            'btxc,dxc->btxd', exp_BTXC.astype(part_DXC.dtype), part_DXC, preferred_element_type=jnp.float32
+        # X first, as in a batched product: XLA's CPU compiler turns a transposed one into one that bfloat16 lacks.
+        more_XBTD = jnp.einsum(
+            'btxc,dxc->xbtd', exp_BTXC.astype(part_DXC.dtype), part_DXC, preferred_element_type=jnp.float32
         )
-        return _Sums(largest, total, token, sums.weighted * before[..., None] + more_BTXD), None
+        before_XBT = jnp.moveaxis(before, -1, 0)
+        return _Sums(largest, total, token, sums.weighted * before_XBT[..., None] + more_XBTD), None
 
     zeros = jnp.zeros(shape_BTX, jnp.float32)
-    weighted_BTXD = jnp.zeros((*shape_BTX, D), jnp.float32) if weighted else None
+    weighted_XBTD = jnp.zeros((X, *hidden_BTD.shape), jnp.float32) if weighted else None
     # Lower than any logit, and finite: no part subtracts infinities.
-    start = _Sums(zeros - 1e30, zeros, zeros, weighted_BTXD)
+    start = _Sums(zeros - 1e30, zeros, zeros, weighted_XBTD)
     return jax.lax.scan(add, start, jnp.arange(0, V // X, C))[0]
 
 

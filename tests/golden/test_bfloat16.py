@@ -63,18 +63,31 @@ def test_softmax_is_summed_in_float32(queries_keys_values):
     assert distance(all_in_bfloat16(*arrays, jnp.asarray(pattern.dense()[None])), wanted) > 4 * HALF_STEP
 
 
-def test_losses_of_tokens_are_summed_in_float32(tiny_config, random_params):
-    """From states and a matrix of bfloat16 they are those of float32, as products of two bfloat16 numbers are exact."""
-    rng, config = np.random.default_rng(0), tiny_config(vocab_size=512, hidden_size=64, tie_word_embeddings=True)
+@pytest.mark.parametrize('tied', [True, False], ids=['tied', 'untied'])
+def test_losses_of_tokens_are_summed_in_float32(tiny_config, random_params, tied):
+    """From states and a matrix of bfloat16 they are those of float32, as products of two bfloat16 numbers are exact.
+    Their gradients are rounded: the weights of the matrix's columns and what comes out."""
+    rng, config = np.random.default_rng(0), tiny_config(vocab_size=512, hidden_size=64, tie_word_embeddings=tied)
     decoders = {dtype: Decoder(config, dtype=jnp.dtype(dtype)) for dtype in ('float32', 'bfloat16')}
     params = jax.tree.map(low, random_params(decoders['float32']))
     hidden_BTD, tokens_BT = low(rng.standard_normal((2, 50, 64))), jnp.asarray(rng.integers(0, 512, (2, 50)))
-    nats = {dtype: frozen_nats(decoders[dtype], params, hidden_BTD.astype(dtype), tokens_BT) for dtype in decoders}
-    assert nats['bfloat16'].dtype == jnp.float32
-    np.testing.assert_allclose(nats['bfloat16'], nats['float32'], rtol=1e-5)
-    rounded = jax.nn.log_softmax(hidden_BTD @ params['embed_tokens']['embedding'].T)
+
+    def loss(decoder):
+        def summed(hidden_BTD, params):
+            nats_BT = frozen_nats(decoder, params, hidden_BTD, tokens_BT)
+            return jnp.sum(nats_BT), nats_BT
+
+        return jax.jit(jax.grad(summed, has_aux=True))
+
+    found = {dtype: loss(decoder)(hidden_BTD.astype(dtype), params) for dtype, decoder in decoders.items()}
+    (_, nats), (gradient_BTD, wanted) = found['bfloat16'], found['float32']
+    assert nats.dtype == jnp.float32
+    np.testing.assert_allclose(nats, wanted, rtol=1e-5)
+    assert distance(found['bfloat16'][0], gradient_BTD) < 2 * HALF_STEP
+    matrix = params['embed_tokens']['embedding'].T if tied else params['lm_head']['kernel']
+    rounded = jax.nn.log_softmax(hidden_BTD @ matrix)
     rounded = -jnp.take_along_axis(rounded, tokens_BT[..., None], axis=-1)[..., 0]
-    assert distance(rounded, nats['float32']) > 1e-4
+    assert distance(rounded, wanted) > 1e-4
 
 
 @pytest.mark.slow
