@@ -71,9 +71,15 @@ def row_cells(rows: Sequence[Row]) -> list[list[str]]:
         line = [task, method, f'{ratio:.1f}x' if math.isfinite(ratio) else '-', f'{k:.1f}'.removesuffix('.0')]
         for metric in metrics:
             row = cells.get((task, method, ratio, k, metric))
-            line.append(f'{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]' if row else '-')
+            line.append(_shown(row) if row else '-')
         lines.append(line)
     return lines
+
+
+def _shown(row: Row) -> str:
+    """The value with its interval, as far as they are numbers: a share is none where there is no gap."""
+    interval = f' [{row.low:.3f}, {row.high:.3f}]' if math.isfinite(row.low + row.high) else ''
+    return f'{row.value:.3f}{interval}' if math.isfinite(row.value) else '-'
 
 
 def cost_cells(costs: Mapping[str, Cost]) -> list[list[str]]:

@@ -46,7 +46,7 @@ def export(
 
     Args:
       target: what the artefact shall call the frozen model, e.g. its name on the Hub; the run's own name by default.
-      merged: also write the encoder, target and adapter in one, as a checkpoint of its own.
+      merged: also write the encoder, target and adapter in one, as a checkpoint of its own with the tokenizer.
       remote_code: also write the PyTorch runtime, so that transformers' `AutoModel` loads the folder by itself.
 
     Raises:
@@ -86,6 +86,7 @@ def export(
         _save(part / GOLDEN, golden(trained))
         if merged:
             hf.write_model(part / MERGED, _merged(trained), run.decoder.config, run.config.dtype)
+            run.tokenizer.save_pretrained(part / MERGED)
         if remote_code:
             shutil.copyfile(RUNTIME, part / RUNTIME.name)
         write_text(part / 'README.md', model_card(config, bool(target) or run.config.base.startswith(hub.PREFIX)))

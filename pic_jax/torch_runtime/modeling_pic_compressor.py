@@ -195,7 +195,7 @@ class Compressor(torch.nn.Module):
         return self._memory(options, vectors, sources, [len(ids) for ids in rows])
 
     def stream(self) -> 'Stream':
-        """For a text that comes in pieces.
+        """For a text that comes in pieces: cut before white space, as tokens would not be those of the whole text else.
 
         Raises:
           ValueError: the compressor's options need the whole context at once.

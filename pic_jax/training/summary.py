@@ -39,7 +39,11 @@ def summary(run: Run, trainable: Any, training: Sequence[TokenisedRecord], dropp
         f'{len(training):,} training examples, {config.train.batch_size} a step, '
         f'up to {config.train.batch_size * context:,} context tokens a step',
         *([training.told()] if isinstance(training, Packed) else []),
-        *([f'{dropped:,} documents are too short for data.min_context and are left out'] if dropped else []),
+        *(
+            [f'{dropped:,} documents (of all splits read) are too short for data.min_context and are left out']
+            if dropped
+            else []
+        ),
     ]
 
 

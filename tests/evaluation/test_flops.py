@@ -1,5 +1,8 @@
 """count_flops against XLA's own count of programs without loops, and against closed forms."""
 
+from pathlib import Path
+
+import flops
 import jax
 import jax.numpy as jnp
 import pytest
@@ -55,3 +58,12 @@ def test_a_decoder_pass_has_the_closed_form():
     count = count_flops(lambda base, tokens_BT: decoder.apply(base, tokens_BT, method='forward'), base, tokens_BT)
     weights, attention = L * (4 * D * N * H + 3 * D * F) + D * V, L * 2 * T * N * H
     assert count == 2 * B * T * (weights + attention)
+
+
+@pytest.mark.slow
+def test_the_table_of_the_readme_is_what_the_benchmark_counts():
+    found = {name: [flops.measure(n, **options) for n in flops.LENGTHS] for name, options in flops.ROWS.items()}
+    readme = (Path(__file__).parents[2] / 'README.md').read_text('utf-8')
+    assert flops.table(found) in readme
+    ratio = found['icae'][0][1].executed / found['icformer'][0][1].executed
+    assert f'512 tokens to 128 vectors cost IC-Former 1/{ratio:.1f} of ICAE' in readme

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 import pic_jax
 from pic_jax.cli.main import main
 from pic_jax.config import LoraConfig
+from pic_jax.data.tokenise import fingerprint, load_tokenizer
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.interop import artefact
 from pic_jax.models import hf
@@ -91,6 +92,7 @@ def test_the_merged_encoder_is_target_and_adapter(random_compressor, tmp_path):
     artefact.export(trained, tmp_path / 'out', merged=True)
     decoder, base = trained.run.decoder, trained.run.base
     assert hf.read_config(tmp_path / 'out' / 'merged') == decoder.config
+    assert fingerprint(load_tokenizer(tmp_path / 'out' / 'merged')) == fingerprint(trained.run.tokenizer)
     merged = hf.load_params(tmp_path / 'out' / 'merged', decoder.config)
     tokens = np.arange(2, 40).reshape(2, 19)
     ours = decoder.apply(
