@@ -25,6 +25,7 @@ from pic_jax.memory import Memory
 from pic_jax.models import hf, hub
 from pic_jax.models.hf_files import inside
 from pic_jax.models.lora import scaled
+from pic_jax.models.orbax_base import copy_beside
 from pic_jax.run import open_run
 from pic_jax.tensors import read_like, read_tensors
 from pic_jax.training.identity import identity
@@ -85,8 +86,9 @@ def export(
         _save(part / TENSORS, named(_without_adapter(trained.trainable)))
         _save(part / GOLDEN, golden(trained))
         if merged:
+            (part / MERGED).mkdir()
+            copy_beside(Path(run.tokenizer.name_or_path), part / MERGED)  # write_model has another config.json
             hf.write_model(part / MERGED, _merged(trained), run.decoder.config, run.config.dtype)
-            run.tokenizer.save_pretrained(part / MERGED)
         if remote_code:
             shutil.copyfile(RUNTIME, part / RUNTIME.name)
         write_text(part / 'README.md', model_card(config, bool(target) or run.config.base.startswith(hub.PREFIX)))

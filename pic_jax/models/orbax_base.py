@@ -47,7 +47,7 @@ def from_hf(source: Path, out: Path, name: str) -> None:
     with new_folder(out) as part:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save((part / PARAMS).absolute(), params)
-        _copy_beside(source, part)
+        copy_beside(source, part)
         write_text(part / SOURCE, json.dumps(values, indent=2) + '\n')
 
 
@@ -60,7 +60,7 @@ def to_hf(source: Path, out: Path) -> None:
     config = hf.read_config(source)
     params = load(source, config)
     with new_folder(out) as part:
-        _copy_beside(source, part)
+        copy_beside(source, part)
         hf.write_tensors(part, params, config)
 
 
@@ -127,6 +127,11 @@ def _unreadable(path: Path, error: Exception) -> PicJaxError:
     return PicJaxError(f'{path}: cannot be read ({first_line(error)})')
 
 
-def _copy_beside(source: Path, out: Path) -> None:
+def copy_beside(source: Path, out: Path) -> None:
+    """Copies the small files of a model's folder, config.json among them.
+
+    Raises:
+      PicJaxError: one is a link that leaves the folder.
+    """
     for file in {file for pattern in BESIDE for file in source.glob(pattern)}:
         shutil.copyfile(inside(source, file), out / file.name)  # a link could name any file of this machine

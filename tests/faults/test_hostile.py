@@ -154,7 +154,7 @@ def test_convert_copies_no_file_of_the_machine_that_a_link_names(base, capsys):
     refused(capsys, ['convert', '--base=base', '--out=out'], 1, 'tokenizer.model is a link to', 'id_rsa')
     assert not Path('out').exists()
     with pytest.raises(PicJaxError, match='is a link to'):
-        orbax_base._copy_beside(base, Path('.'))
+        orbax_base.copy_beside(base, Path('.'))
     assert not Path('tokenizer.model').exists()
 
 
