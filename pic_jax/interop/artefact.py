@@ -23,9 +23,8 @@ from pic_jax.interop.checks import require
 from pic_jax.interop.peft import read_adapter, write_adapter
 from pic_jax.memory import Memory
 from pic_jax.models import hf, hub
-from pic_jax.models.hf_files import inside
+from pic_jax.models.hf_files import copy_beside, inside
 from pic_jax.models.lora import scaled
-from pic_jax.models.orbax_base import copy_beside
 from pic_jax.run import open_run
 from pic_jax.tensors import read_like, read_tensors
 from pic_jax.training.identity import identity

@@ -1,6 +1,7 @@
-"""The safetensors files of a Hugging Face folder. Importing this module needs no jax."""
+"""The files of a Hugging Face folder. Importing this module needs no jax."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ from safetensors import SafetensorError, safe_open
 
 from pic_jax.errors import PicJaxError
 from pic_jax.files import read_json
+from pic_jax.models.hub import TOKENIZER_FILES
 
+# Small files beside the weights, which go where they go.
+BESIDE = (*TOKENIZER_FILES, 'generation_config.json', '*.model')
 _SHARD_NAME = re.compile(r'[A-Za-z0-9._-]+\.safetensors')
 
 
@@ -49,6 +53,16 @@ def inside(folder: Path, file: Path) -> Path:
     if not any(target.is_relative_to(bound) for bound in bounds):
         raise PicJaxError(f'{file} is a link to {target}, which is outside {folder}: expected a file in it')
     return file
+
+
+def copy_beside(source: Path, out: Path) -> None:
+    """Copies the small files of a model's folder, config.json among them.
+
+    Raises:
+      PicJaxError: one is a link that leaves the folder.
+    """
+    for file in {file for pattern in BESIDE for file in source.glob(pattern)}:
+        shutil.copyfile(inside(source, file), out / file.name)  # a link could name any file of this machine
 
 
 def open_file(path: Path) -> Any:

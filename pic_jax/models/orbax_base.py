@@ -4,7 +4,6 @@ Reading it needs no transposing, and every process of a pod reads its own parts.
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,10 @@ from pic_jax.errors import PicJaxError, first_line
 from pic_jax.files import new_folder, read_json, sha256, write_text
 from pic_jax.models import hf
 from pic_jax.models.decoder import Params
-from pic_jax.models.hf_files import inside, tensor_files
-from pic_jax.models.hub import TOKENIZER_FILES
+from pic_jax.models.hf_files import copy_beside, inside, tensor_files
 
 SOURCE, PARAMS = 'source.json', 'params'
 FORMAT, VERSION = 'pic-base', '1'
-# Small files beside the weights, which go with them either way.
-BESIDE = (*TOKENIZER_FILES, 'generation_config.json', '*.model')
 
 
 def is_orbax(folder: Path) -> bool:
@@ -125,13 +121,3 @@ def _check(path: Path, found: dict[str, tuple[int, ...]], wanted: dict[str, tupl
 
 def _unreadable(path: Path, error: Exception) -> PicJaxError:
     return PicJaxError(f'{path}: cannot be read ({first_line(error)})')
-
-
-def copy_beside(source: Path, out: Path) -> None:
-    """Copies the small files of a model's folder, config.json among them.
-
-    Raises:
-      PicJaxError: one is a link that leaves the folder.
-    """
-    for file in {file for pattern in BESIDE for file in source.glob(pattern)}:
-        shutil.copyfile(inside(source, file), out / file.name)  # a link could name any file of this machine

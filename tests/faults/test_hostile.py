@@ -21,7 +21,7 @@ from pic_jax.cli.main import main
 from pic_jax.errors import ConfigError, PicJaxError
 from pic_jax.interop import artefact
 from pic_jax.models import hf, hub, orbax_base
-from pic_jax.models.hf_files import tensor_files
+from pic_jax.models.hf_files import copy_beside, tensor_files
 
 TRAP = 'from pathlib import Path\nPath({!r}).write_text("ran")\nclass Evil:\n    pass\n'
 CODE = ('modeling_evil.py', 'tokenization_evil.py', 'configuration_evil.py', 'evil.py', '__init__.py', 'conftest.py')
@@ -154,7 +154,7 @@ def test_convert_copies_no_file_of_the_machine_that_a_link_names(base, capsys):
     refused(capsys, ['convert', '--base=base', '--out=out'], 1, 'tokenizer.model is a link to', 'id_rsa')
     assert not Path('out').exists()
     with pytest.raises(PicJaxError, match='is a link to'):
-        orbax_base.copy_beside(base, Path('.'))
+        copy_beside(base, Path('.'))
     assert not Path('tokenizer.model').exists()
 
 
